@@ -1,0 +1,37 @@
+"Execute notebooks, each in a fresh kernel, and save their outputs in place (skipped cells keep theirs)."
+import argparse, os, re, time
+from pathlib import Path
+import nbformat
+from nbclient import NotebookClient
+
+class Client(NotebookClient):
+    "Run every cell but those tagged with one of the directives in `skip`"
+    skip = re.compile('$^')
+    async def async_execute_cell(self, cell, *args, **kwargs):
+        if cell.cell_type == 'code' and self.skip.search(cell.source): return cell
+        return await super().async_execute_cell(cell, *args, **kwargs)
+
+def execute(path, # the notebook
+            cwd=None, # the folder that it runs in: its own, unless told
+            skip='slow gpu', # directives whose cells are not run
+            timeout=600): # seconds for each cell
+    "The notebook at `path`, executed; an error in a cell raises"
+    Client.skip = re.compile(r'^\s*#\|\s*(?:eval:\s*false|' + '|'.join(skip.split()) + r')\s*$', re.M)
+    nb = nbformat.read(path, as_version=4)
+    Client(nb, timeout=timeout, kernel_name='python3', record_timing=False,
+           resources={'metadata': {'path': str(cwd or Path(path).parent)}}).execute()
+    return nb
+
+if __name__ == '__main__':
+    ap = argparse.ArgumentParser(description=__doc__)
+    ap.add_argument('nbs', nargs='+', type=Path)
+    ap.add_argument('--skip', default='slow gpu', help='directives whose cells are not run')
+    ap.add_argument('--cwd', help='folder to run in')
+    ap.add_argument('--timeout', type=int, default=600, help='seconds for each cell')
+    ap.add_argument('--no-save', action='store_true')
+    args = ap.parse_args()
+    for p in args.nbs:
+        t = time.time()
+        nb = execute(p, args.cwd, args.skip, args.timeout)
+        if not args.no_save: nbformat.write(nb, p)
+        print(f'{p}: {time.time()-t:.1f} s', flush=True)
