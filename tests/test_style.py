@@ -1,0 +1,171 @@
+"The habits that keep the notebooks, modules and tools alike."
+import ast, inspect, json, re, sys
+from importlib import import_module
+from pathlib import Path
+import pytest
+from conftest import cfg, nbs, root
+
+lib = cfg['lib_path']
+modules = sorted(p for p in (root/lib).glob('*.py') if not p.name.startswith('_'))
+scripts = sorted(p for d in ('tools', 'tests', 'bench') for p in (root/d).glob('*.py')) + [root/'setup.py', root/lib/'__init__.py']
+by_stem = lambda p: p.stem
+
+def text(s): return ''.join(s) if isinstance(s, list) else s
+def cells(p, kind=None): return [c for c in json.loads(p.read_text(encoding='utf-8'))['cells'] if kind in (None, c['cell_type'])]
+def source(c): return text(c['source'])
+def directives(c): return [l[2:].split()[0] for l in source(c).splitlines() if l.startswith('#|') and l[2:].split()]
+
+# ---- text files are UTF-8, everywhere ----
+
+def bare_opens(src):
+    "Lines of `src` that read or write text in whatever encoding the machine prefers"
+    bad = []
+    for n in ast.walk(ast.parse(src)):
+        if not isinstance(n, ast.Call): continue
+        f = n.func.attr if isinstance(n.func, ast.Attribute) else getattr(n.func, 'id', '')
+        if f not in ('open', 'read_text', 'write_text', 'fdopen', 'NamedTemporaryFile'): continue
+        owner = getattr(getattr(n.func, 'value', None), 'id', '')
+        if f == 'open' and owner in ('webbrowser', 'Image', 'os', 'tarfile', 'np'): continue
+        kw = {k.arg: k.value for k in n.keywords}
+        at = {'open': 0 if isinstance(n.func, ast.Attribute) and owner not in ('io', 'gzip') else 1, 'fdopen': 1, 'NamedTemporaryFile': 0}.get(f)
+        mode = kw.get('mode') or (n.args[at] if at is not None and len(n.args) > at else None)
+        modes = [str(c.value) for c in ast.walk(mode) if isinstance(c, ast.Constant)] if mode else ['w+b' if f == 'NamedTemporaryFile' else '']
+        if not all('b' in m for m in modes) and 'encoding' not in kw and None not in kw: bad.append(f'line {n.lineno}: {ast.unparse(n)[:80]}')
+    return bad
+
+def test_bare_opens_are_seen():
+    assert len(bare_opens("open('a')\nPath('a').read_text()\np.open('w')\np.write_text(s)\nopen('a', 'w')")) == 5
+    assert not bare_opens("open('a', 'rb')\np.open('wb')\np.read_text(encoding='utf-8')\nopen('a', mode='rb')\ngzip.open('a', 'rb')\nopen(f, **kw)\nopen('a', 'ab' if x else 'wb')")
+
+@pytest.mark.parametrize('path', modules + scripts, ids=lambda p: str(p.relative_to(root)))
+def test_encodings(path): assert bare_opens(path.read_text(encoding='utf-8')) == []
+
+@pytest.mark.parametrize('nb', nbs, ids=by_stem)
+def test_encodings_in_notebooks(nb):
+    for c in cells(nb, 'code'): assert bare_opens(source(c)) == [], source(c)
+
+# ---- the skeleton of a notebook ----
+
+badge = ('[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]'
+         f"(https://colab.research.google.com/github/{cfg['user']}/{cfg['repo']}/blob/{cfg['branch']}/{cfg['nbs_path']}/{{}}.ipynb)")
+install = f'''#| hide
+# On Colab only: install the package, leaving the torch and numpy that are already there untouched.
+import importlib.util, sys
+if 'google.colab' in sys.modules and importlib.util.find_spec('{lib}') is None:
+    get_ipython().run_line_magic('pip', 'install -q "{cfg['lib_name']}[offline] @ git+{cfg['git_url']}"')'''
+
+@pytest.mark.parametrize('nb', nbs, ids=by_stem)
+def test_head(nb):
+    "Title and promise, badge, install, module: in this order, before any other import"
+    c = cells(nb)
+    title, _, promise = source(c[0]).partition('\n\n')
+    assert c[0]['cell_type'] == 'markdown' and promise.startswith('> ') and '\n' not in promise.strip()
+    if nb.stem != 'index':
+        n = nb.stem.split('_')[0]
+        assert title.startswith(f'# {n} · ')
+    assert source(c[1]) == badge.format(nb.stem)
+    assert source(c[2]) == install
+    assert source(c[3]).startswith('#| default_exp ')
+    assert f'{lib}/{source(c[3]).split()[-1]}.py' == f'{lib}/{nb.stem.split("_")[-1] if nb.stem != "index" else "demo"}.py'
+
+@pytest.mark.parametrize('nb', [p for p in nbs if p.stem != 'index'], ids=by_stem)
+def test_parts(nb):
+    "What you will build … what can go wrong, summary, exercises, and the link to the next"
+    heads = [l.lstrip('# ').strip() for c in cells(nb, 'markdown') for l in source(c).splitlines() if re.match(r'## ', l)]
+    parts = ['What you will build', 'What can go wrong', 'Summary', 'Exercises']
+    assert [h for h in heads if h in parts] == parts, heads
+    last = source(cells(nb)[-1])
+    i = nbs.index(nb)
+    nxt = nbs[i+1].name if i+1 < len(nbs) else 'index.ipynb'
+    assert f']({nxt})' in last, f'the last cell links to {nxt}'
+
+def exported(nb): return [source(c) for c in cells(nb, 'code') if {'export', 'exports'} & set(directives(c))]
+
+@pytest.mark.parametrize('nb', nbs, ids=by_stem)
+def test_imports_stand_alone(nb):
+    "Imports of the module in a cell of their own, not between functions"
+    for src in exported(nb):
+        kinds = [type(o) for o in ast.parse(src).body]
+        assert not ({ast.Import, ast.ImportFrom} & set(kinds) and {ast.FunctionDef, ast.ClassDef} & set(kinds)), src[:300]
+
+@pytest.mark.parametrize('nb', nbs, ids=by_stem)
+def test_cells_are_plain(nb):
+    "An id for each cell, no magics, no execution counts or trailing metadata"
+    d = json.loads(nb.read_text(encoding='utf-8'))
+    assert (d['nbformat'], d['nbformat_minor']) == (4, 5)
+    ids = [c['id'] for c in d['cells']]
+    assert len(set(ids)) == len(ids)
+    for c in cells(nb, 'code'):
+        assert c['execution_count'] is None
+        assert not re.search(r'^\s*[%!]', source(c), re.M), source(c)
+        if 'eval:' not in directives(c): ast.parse(source(c))
+
+# ---- outputs ----
+
+machine = re.compile(r'/(?:work|root|home|Users|tmp|opt|var/folders)/|site-packages|[A-Z]:\\\\')
+
+@pytest.mark.parametrize('nb', nbs, ids=by_stem)
+def test_outputs(nb):
+    "A notebook holds its outputs: text and pictures, no error, no warning, no path of the machine that ran it"
+    outs = [o for c in cells(nb, 'code') for o in c['outputs']]
+    assert outs, 'no outputs: run it with tools/run_nbs.py'
+    for o in outs:
+        assert o['output_type'] != 'error', o.get('evalue')
+        said = text(o.get('text', '')) + ''.join(text(v) for k,v in o.get('data', {}).items() if k.startswith('text/'))
+        assert not machine.search(said), said[:500]
+    assert nb.stem == 'index' or any('image/png' in o.get('data', {}) for o in outs), 'no picture'
+
+def test_values_are_shown():
+    "A cell that ends in a value shows it: the notebook was run, to the end"
+    for nb in nbs:
+        for c in cells(nb, 'code'):
+            if not source(c).strip() or {'slow', 'gpu', 'hide', 'eval:', 'export', 'exports', 'default_exp'} & set(directives(c)): continue
+            body = ast.parse(source(c)).body
+            last = body[-1] if body else None
+            shows = isinstance(last, ast.Expr) and isinstance(last.value, (ast.Name, ast.BinOp, ast.Tuple, ast.List, ast.Dict, ast.Subscript, ast.JoinedStr))
+            if shows and not source(c).rstrip().endswith(';'): assert c['outputs'], f'{nb.name}:\n{source(c)}'
+
+# ---- exported names ----
+
+def names():
+    for p in modules:
+        m = import_module(f'{lib}.{p.stem}')
+        for n in getattr(m, '__all__', []):
+            o = inspect.getattr_static(m, n)
+            if '.' in n or not (inspect.isclass(o) or inspect.isfunction(o)): continue
+            yield f'{p.stem}.{n}', o
+            if inspect.isclass(o):
+                for k,v in vars(o).items():
+                    v = getattr(v, '__func__', getattr(v, 'fget', v))
+                    if inspect.isfunction(v) and not k.startswith('_') and v.__module__.startswith(lib): yield f'{p.stem}.{n}.{k}', v
+
+def params(f):
+    "Parameters and result of a function or a class, each with its comment"
+    from fastcore.docments import docments
+    ds = docments(f, full=True, returns=not inspect.isclass(f))
+    return {k: v.docment for k,v in ds.items() if k not in ('self', 'cls', 'args', 'kwargs') and not (k == 'return' and v.anno in (inspect.Parameter.empty, None))}
+
+def test_every_name_is_explained():
+    "A docstring for each exported name, a comment for each of its parameters"
+    missing = []
+    for n,o in names():
+        if not inspect.getdoc(o): missing.append(f'{n}: no docstring')
+        inner = inspect.unwrap(o)
+        try: ds = params(inner)
+        except Exception as e: missing.append(f'{n}: {e}'); continue
+        missing += [f'{n}: {k} has no comment' for k,v in ds.items() if not v]
+    assert missing == []
+
+# ---- prose ----
+
+@pytest.mark.parametrize('nb', nbs, ids=by_stem)
+def test_prose(nb):
+    "No emoji, no remote picture but the badge, no tab, no line of code too long to read"
+    for c in cells(nb):
+        s = source(c)
+        assert not re.search('[\U0001F300-\U0001FAFF\u2600-\u26FF\u2728\u274C\u2705]', s), s[:300]
+        assert '\t' not in s, s[:300]
+        if c['cell_type'] == 'markdown':
+            pictures = re.findall(r'!\[[^\]]*\]\((http[^)]*)\)|<img[^>]*src="(http[^"]*)"', s)
+            assert all('colab-badge.svg' in ''.join(p) for p in pictures), pictures
+        else: assert max(map(len, s.splitlines() or [''])) <= 180, max(s.splitlines(), key=len)

@@ -1,0 +1,157 @@
+"Build the site in `_docs/` and `README.md` from the notebooks. KaTeX sets the formulas here; Mermaid draws the diagrams in the reader's browser."
+import argparse, html, json, re, shutil, subprocess, sys, tarfile, tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from lesson import Writer, alerts, blob, cfg, colab, notebooks, plain, reference, root, text
+
+here = Path(__file__).resolve().parent/'site' # the template, its look and its script
+versions = dict(katex='0.19.1', mermaid='11.4.1') # from npm
+
+# ---- README.md ----
+
+def gfm(s):
+    "Callouts as GitHub's alerts, and links as they are from the top of the repository"
+    def alert(m):
+        body = m[2].strip()
+        t = re.match(r'#+ (.*)\n', body)
+        if t: body = f'**{t[1]}**\n\n' + body[t.end():].lstrip()
+        return '\n'.join([f'> [!{alerts[m[1]]}]'] + [f'> {l}'.rstrip() for l in body.splitlines()])
+    s = re.sub(r'^:{3,} ?\{\.callout-(\w+)[^}]*\}\n(.*?)^:{3,}$', alert, s, flags=re.M|re.S)
+    s = re.sub(r'(\]\(|src="|href=")\.\./', r'\1', s)
+    return re.sub(r'(\]\(|href=")(\w+\.ipynb)', rf'\1{cfg["nbs_path"]}/\2', s)
+
+def readme(nb):
+    "The text of `README.md`, from the index"
+    out = [f'# {nb.title}', f"<!-- Written from {cfg['nbs_path']}/index.ipynb by tools/build_docs.py: edit the notebook. -->", f'> {nb.promise}']
+    for c in nb.cells:
+        if c.kind == 'markdown': out.append(gfm(c.src))
+        if c.kind != 'code' or c.hidden: continue
+        if c.dirs.get('echo') != 'false' and not (c.exported and not c.shown): out.append(f'```python\n{c.src}\n```')
+        for o in c.outputs:
+            d = o.get('data', {})
+            if 'text/markdown' in d: out.append(gfm(text(d['text/markdown'])))
+            elif not any(k.startswith('image/') for k in d): # a picture goes into images/ by the notebook's own hand
+                t = plain(text(o.get('text', d.get('text/plain', '')))).strip('\n')
+                if t.strip(): out.append(f'```\n{t}\n```')
+    return '\n\n'.join(o.strip('\n') for o in out if o.strip()) + '\n'
+
+# ---- from npm ----
+
+def npm(name, want):
+    "Files of a package whose names match `want`, fetched once into `build/npm`"
+    cache = root/'build'/'npm'; cache.mkdir(parents=True, exist_ok=True)
+    tgz = cache/f'{name}-{versions[name]}.tgz'
+    if not tgz.exists():
+        if not shutil.which('npm'): sys.exit('make docs needs npm, which comes with Node.js: it fetches KaTeX and Mermaid')
+        r = subprocess.run(['npm', 'pack', '--silent', f'{name}@{versions[name]}'], cwd=cache, capture_output=True, text=True, encoding='utf-8')
+        if r.returncode: sys.exit(f'could not fetch {name} {versions[name]} from npm:\n{r.stderr}')
+    with tarfile.open(tgz) as t: return {m.name.removeprefix('package/'): t.extractfile(m).read() for m in t if re.fullmatch('package/' + want, m.name)}
+
+katex_js = '''
+const katex = require(process.argv[1]), todo = JSON.parse(require('fs').readFileSync(0, 'utf8'));
+const one = ([tex, displayMode]) => { try { return katex.renderToString(tex, {displayMode, throwOnError: true, strict: 'ignore'}) }
+                                      catch (e) { return {error: `${e.message}\\n    in: ${tex}`} } };
+console.log(JSON.stringify(todo.map(one)));'''
+
+class Maths:
+    "Formulas, put aside while the pages are made and then set in one run of KaTeX; a wrong formula stops the build"
+    def __init__(self): self.todo = {}
+    def __call__(self, tex, display): return f'\0{self.todo.setdefault((tex.strip(), display), len(self.todo))}\0'
+
+    def fill(self, page, done):
+        "The page with formula `i` replaced by `done[i]`"
+        return re.sub(r'\0(\d+)\0', lambda m: done[int(m[1])], page)
+
+    def as_tex(self, page): return self.fill(page, [html.escape(tex) for tex,_ in self.todo])
+
+    def set(self, pages, to):
+        "The pages with their formulas set; what they need goes into the folder `to`"
+        if not self.todo: return pages
+        files = npm('katex', r'(dist/katex\.min\.(js|css)|dist/fonts/.*\.woff2|LICENSE)')
+        program = files.pop('dist/katex.min.js')
+        for name,data in files.items():
+            if name.endswith('.css'): data = re.sub(rb',url\([^)]*\.(?:woff|ttf)\) format\("[^"]*"\)', b'', data) # woff2 is enough
+            write(to/name.removeprefix('dist/'), data)
+        with tempfile.TemporaryDirectory() as d:
+            write(Path(d)/'katex.js', program)
+            res = subprocess.run(['node', '-e', katex_js, str(Path(d)/'katex.js')], input=json.dumps(list(self.todo)),
+                                 text=True, encoding='utf-8', capture_output=True, check=True)
+        done = json.loads(res.stdout)
+        bad = [o['error'] for o in done if isinstance(o, dict)]
+        if bad: sys.exit('KaTeX cannot set these formulas:\n' + '\n'.join(bad))
+        return [self.fill(p, done) for p in pages]
+
+# ---- the site ----
+
+def write(path, data):
+    "Write bytes or text, with the folders that it needs"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data.encode('utf-8') if isinstance(data, str) else data)
+
+@dataclass
+class Page:
+    "One page of the site"
+    name:str
+    title:str
+    promise:str
+    body:str
+    toc:list # (level, anchor, label) of its headings
+    links:list # (address, label) under its title
+
+    def sections(self, body):
+        "The parts of the page for search: page, anchor, title, text"
+        body = re.sub(r'<pre class="mermaid">.*?</pre>', ' ', body, flags=re.S)
+        clean = lambda s: ' '.join(html.unescape(re.sub(r'<[^>]+>', ' ', s)).split())
+        first, *rest = re.split(r'<h[1-4][^>]* id="([^"]+)"[^>]*>(.*?)</h[1-4]>', body, flags=re.S)
+        parts = [('', self.title, first), *zip(rest[::3], rest[1::3], rest[2::3])]
+        return [[f'{self.name}.html', a, clean(t), clean(s)] for a,t,s in parts]
+
+    def html(self, template, pages):
+        "The whole page, between its neighbours"
+        i, esc = pages.index(self), html.escape
+        def near(j, rel, text): return f'<a rel="{rel}" href="{pages[j].name}.html">{text.format(esc(pages[j].title))}</a>' if 0 <= j < len(pages) else '<span></span>'
+        def nav(p): return f'<a href="{p.name}.html"{" aria-current=page" if p is self else ""}>{"Start" if p.name == "index" else esc(p.title)}</a>'
+        fill = dict(name=self.name, title=esc(self.title), promise=esc(self.promise), body=self.body, site=esc(cfg['title']), git=cfg['git_url'], year=cfg['copyright'],
+            full_title=esc(self.title if self.name == 'index' else f"{self.title} · {cfg['title']}"), nav=''.join(map(nav, pages)),
+            links=''.join(f'<a href="{u}">{t}</a>' for u,t in self.links), toc=''.join(f'<a class="h{l}" href="#{a}">{esc(t)}</a>' for l,a,t in self.toc),
+            prev=near(i-1, 'prev', '← {}'), next=near(i+1, 'next', '{} →'),
+            katex='<link rel="stylesheet" href="assets/katex/katex.min.css">' if 'class="katex' in self.body else '',
+            mermaid='<script src="assets/mermaid/mermaid.min.js" defer></script>' if 'class="mermaid"' in self.body else '')
+        return re.sub(r'\{\{(\w+)\}\}', lambda m: fill[m[1]], template)
+
+def lesson_page(nb, writer):
+    links = [(f'{colab}/{nb.path.name}', '<img src="assets/colab.svg" width="117" height="20" alt="Open in Colab">'),
+             (f"{blob}/{cfg['nbs_path']}/{nb.path.name}", 'Notebook')]
+    if nb.module: links.append((f"{blob}/{cfg['lib_path']}/{nb.module}.py", 'Module'))
+    return Page(nb.name, nb.title, nb.promise, writer.body(nb), writer.toc, links)
+
+def build(site):
+    "Build the site in the folder `site`; the number of its pages"
+    shutil.rmtree(site, ignore_errors=True)
+    shutil.copytree(here, site/'assets', ignore=shutil.ignore_patterns('page.html'))
+    if (root/'images').exists(): shutil.copytree(root/'images', site/'images')
+    write(site/'.nojekyll', '')
+    nbs, maths = notebooks(), Maths()
+    new_writer = lambda: Writer(nbs, maths, site)
+    pages = [lesson_page(nb, new_writer()) for nb in nbs]
+    w = new_writer()
+    pages.append(Page('reference', 'Reference', 'The whole package on one page.', reference(w, nbs), w.toc, []))
+
+    found = [row for p in pages for row in p.sections(maths.as_tex(p.body))]
+    write(site/'assets'/'search.js', 'window.SEARCH = ' + json.dumps(found, ensure_ascii=False, separators=(',', ':')) + '\n')
+    if any('class="mermaid"' in p.body for p in pages):
+        for name,data in npm('mermaid', r'(dist/mermaid\.min\.js|LICENSE)').items(): write(site/'assets'/'mermaid'/Path(name).name, data)
+    for p,body in zip(pages, maths.set([p.body for p in pages], site/'assets'/'katex')): p.body = body
+    template = (here/'page.html').read_text(encoding='utf-8')
+    for p in pages: write(site/f'{p.name}.html', p.html(template, pages))
+    return len(pages)
+
+if __name__ == '__main__':
+    ap = argparse.ArgumentParser(description=__doc__)
+    ap.add_argument('--readme', action='store_true', help='only write README.md')
+    ap.add_argument('--no-readme', action='store_true', help='leave README.md as it is')
+    ap.add_argument('--out', type=Path, default=root/cfg['doc_path'], help='folder of the site')
+    args = ap.parse_args()
+    index = next((nb for nb in notebooks() if nb.stem == 'index'), None)
+    if index and not args.no_readme: (root/'README.md').write_text(readme(index), encoding='utf-8')
+    if not args.readme: print(f'{build(args.out)} pages in {args.out}')

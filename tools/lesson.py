@@ -1,0 +1,283 @@
+"The parts of a page of the site: notebooks read into cells, cells turned into HTML, the reference from docments."
+import ast, base64, html, importlib, inspect, json, re, sys
+from configparser import ConfigParser
+from pathlib import Path
+from fastcore.docments import docments
+from markdown_it import MarkdownIt
+from mdit_py_plugins.container import container_plugin
+from mdit_py_plugins.dollarmath import dollarmath_plugin
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import get_lexer_by_name
+from pygments.util import ClassNotFound
+
+root = Path(__file__).resolve().parent.parent
+
+def settings():
+    "The settings of the project, with its addresses"
+    cfg = ConfigParser(delimiters=['='])
+    cfg.read(root/'settings.ini', encoding='utf-8')
+    return dict(cfg['DEFAULT'])
+cfg = settings()
+blob = f"{cfg['git_url']}/blob/{cfg['branch']}"
+colab = f"https://colab.research.google.com/github/{cfg['user']}/{cfg['repo']}/blob/{cfg['branch']}/{cfg['nbs_path']}"
+badge_svg = 'https://colab.research.google.com/assets/colab-badge.svg'
+alerts = dict(note='NOTE', tip='TIP', warning='WARNING', important='IMPORTANT', caution='CAUTION') # callouts, and GitHub's names for them
+
+# ---- notebooks ----
+
+def text(s): return ''.join(s) if isinstance(s, list) else s
+def plain(s):
+    "Text as a terminal leaves it: no colours, and of a line that was overwritten only its last state"
+    s = re.sub(r'\x1B(?:[@-Z\\-_]|\[[0-?]*[ -/]*[@-~])', '', s).replace('\r\n', '\n')
+    return '\n'.join(l.rstrip('\r').rsplit('\r', 1)[-1] for l in s.split('\n'))
+
+def slug(s): return re.sub(r'[^\w]+', '-', s.lower()).strip('-')
+
+class Cell:
+    "A cell of a notebook: its source without directives, and the directives"
+    def __init__(self, c):
+        lines = text(c['source']).splitlines()
+        self.kind, self.outputs = c['cell_type'], c.get('outputs', [])
+        is_dir = lambda l: self.kind == 'code' and l.startswith('#|')
+        ds = [l[2:].strip() for l in lines if is_dir(l)]
+        self.dirs = {k.rstrip(':'): v for k,_,v in (d.partition(' ') for d in ds)}
+        self.src = '\n'.join(l for l in lines if not is_dir(l)).strip('\n')
+        self.hidden = bool({'hide', 'default_exp'} & self.dirs.keys()) or self.dirs.get('include') == 'false'
+        self.shown = 'exports' in self.dirs
+        self.exported = self.shown or bool({'export', 'exporti'} & self.dirs.keys())
+
+class Notebook:
+    "A notebook to be a page: title and promise from its first markdown cell, the module that it exports"
+    def __init__(self, path):
+        self.path, self.stem = path, path.stem
+        cells = [Cell(c) for c in json.loads(path.read_text(encoding='utf-8'))['cells']]
+        first = next(c for c in cells if c.kind == 'markdown')
+        self.title, _, rest = first.src.partition('\n')
+        self.title = self.title.removeprefix('# ').strip()
+        promise = [l[1:].strip() for l in rest.strip().splitlines() if l.startswith('>')]
+        self.promise = ' '.join(promise)
+        first.src = '\n'.join(l for l in rest.strip().splitlines() if not l.startswith('>')) # what else the cell says
+        self.module = next((c.dirs['default_exp'] for c in cells if 'default_exp' in c.dirs), None)
+        self.cells = [c for c in cells if c.src.strip() and (not c.hidden or c.exported)]
+        self.name = re.sub(r'^\d+[a-z]?_', '', self.stem) # the page's name, as nbdev gives it: 02_attention -> attention
+        self.symbols = [n for c in cells if c.exported for n in defined(c.src)]
+
+def defined(src):
+    "Public names of the functions and classes that `src` defines, methods added by `@patch` as `Class.name`"
+    def full(f):
+        if not any(getattr(d, 'id', getattr(getattr(d, 'func', None), 'id', '')).startswith('patch') for d in f.decorator_list): return f.name
+        a = f.args.args[0].annotation
+        return f'{a.id}.{f.name}' if isinstance(a, ast.Name) else f.name
+    try: body = ast.parse(src).body
+    except SyntaxError: return []
+    names = [(full(o) if hasattr(o, 'args') else o.name) for o in body if isinstance(o, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))]
+    return [n for n in names if not n.split('.')[-1].startswith('_')]
+
+def notebooks():
+    "All notebooks, the index first"
+    ps = sorted((root/cfg['nbs_path']).glob('*.ipynb'), key=lambda p: (p.stem != 'index', p.stem))
+    return [Notebook(p) for p in ps]
+
+# ---- pages ----
+
+def code_html(src, lang='python'):
+    "Highlighted code; the look is in `site.css`"
+    try: lexer = get_lexer_by_name(lang or 'text', stripnl=False)
+    except ClassNotFound: lexer = get_lexer_by_name('text')
+    return f'<pre class="code"><code>{highlight(src.rstrip(), lexer, HtmlFormatter(nowrap=True)).rstrip()}</code></pre>'
+
+class Writer:
+    "Turns the cells of one notebook into HTML, and gathers its headings and what search shall find"
+    def __init__(self, nbs, # all notebooks, for the links between them
+                 maths, # called with a formula and whether it stands alone, gives what to put in its place
+                 site, # folder for pictures
+                ):
+        self.maths, self.site, self.toc, self.ids, self.n_img = maths, site, [], set(), 0
+        self.pages = {nb.stem: nb.name for nb in nbs}
+        self.symbols = {n: f'{nb.name}.html#{n.lower()}' for nb in nbs for n in nb.symbols} # where each exported name is explained
+        self.symbols |= {f'{cfg["lib_path"]}.{nb.module}': f'{nb.name}.html' for nb in nbs if nb.module}
+        md = MarkdownIt('commonmark', {'html': True}).enable(['table', 'strikethrough'])
+        md.use(dollarmath_plugin, allow_space=False, allow_digits=False, double_inline=True, renderer=lambda tex, opt: maths(tex, opt['display_mode']))
+        for k in alerts:
+            md.use(container_plugin, f'callout-{k}', render=lambda _, *a: self.callout(*a),
+                   validate=lambda p, _, k=k: bool(re.match(rf'\s*\{{\.callout-{k}\b', p)))
+        md.add_render_rule('fence', lambda _, ts, i, *a: self.fence(ts[i]))
+        self.md = md
+
+    def fence(self, t):
+        lang = t.info.strip().split(' ')[0].strip('{}')
+        if lang == 'mermaid': return f'<pre class="mermaid">{html.escape(t.content)}</pre>\n'
+        return code_html(t.content, lang or 'text')
+
+    def anchor(self, s):
+        a = base = slug(s) or 'section'; n = 1
+        while a in self.ids: n += 1; a = f'{base}-{n}'
+        self.ids.add(a)
+        return a
+
+    def href(self, h):
+        "A link as the site needs it: to its own pages and pictures by their names here"
+        m = re.fullmatch(r'(?:\./)?([\w-]+)\.ipynb(#.*)?', h)
+        if m and m[1] in self.pages: return f'{self.pages[m[1]]}.html{m[2] or ""}'
+        if h.startswith('../images/'): return h.removeprefix('../')
+        if h.startswith('../'): return f'{blob}/{h.removeprefix("../")}'
+        return h
+
+    def markdown(self, src):
+        "Markdown to HTML: anchors on headings, links to our pages, names of ours in backticks linked"
+        tokens, opened = self.md.parse(src), []
+        for i,t in enumerate(tokens):
+            if t.type.startswith('container_callout'):
+                if t.nesting > 0: opened.append(self.callout_title(t, tokens[i+1:i+4]))
+                t.meta = opened[-1] if t.nesting > 0 else opened.pop()
+            if t.type == 'heading_open':
+                label = tokens[i+1].content
+                t.attrSet('id', self.anchor(re.sub(r'[`*$\\]', '', label)))
+                if t.tag in ('h2', 'h3'): self.toc.append((int(t.tag[1]), t.attrGet('id'), re.sub(r'[`*$]', '', label)))
+            if t.children: self.inline(t)
+            if t.type == 'html_block': t.content = self.raw(t.content)
+        return self.md.renderer.render([t for t in tokens if t.type != 'gone'], self.md.options, {})
+
+    def callout_title(self, t, after):
+        "Title of a callout, from its options or from a heading at its top, which then goes; and whether it is folded"
+        named = re.search(r'title="([^"]*)"', t.info)
+        title = html.escape(named[1]) if named else re.search(r'callout-(\w+)', t.info)[1].capitalize()
+        if not named and after and after[0].type == 'heading_open':
+            title = self.md.renderer.renderInline(after[1].children, self.md.options, {})
+            for u in after: u.type, u.children = 'gone', []
+        return dict(title=title, fold='collapse="true"' in t.info)
+
+    def callout(self, tokens, i, *args):
+        t, fold = tokens[i], tokens[i].meta['fold']
+        if t.nesting < 0: return '</div></details>\n' if fold else '</div></div>\n'
+        tag, name = ('details', 'summary') if fold else ('div', 'p')
+        return f'<{tag} class="callout {re.search(r"callout-(.*?)[ }]", t.info)[1]}"><{name} class="name">{t.meta["title"]}</{name}><div>'
+
+    def inline(self, t):
+        "Mend links and pictures in a line of text, and link names of ours"
+        depth = 0
+        for k in t.children:
+            if k.type == 'link_open':
+                depth += 1; k.attrSet('href', self.href(k.attrGet('href')))
+            elif k.type == 'link_close': depth -= 1
+            elif k.type == 'image':
+                k.attrSet('src', 'assets/colab.svg' if k.attrGet('src') == badge_svg else self.href(k.attrGet('src')))
+            elif k.type == 'html_inline': k.content = self.raw(k.content)
+            elif k.type == 'code_inline' and not depth:
+                to = self.symbols.get(k.content.strip('()'))
+                if to: k.type, k.content = 'html_inline', f'<a class="sym" href="{to}"><code>{html.escape(k.content)}</code></a>'
+
+    def raw(self, s):
+        "Mend links and pictures in HTML that the author wrote"
+        s = s.replace(badge_svg, 'assets/colab.svg')
+        return re.sub(r'(src|href)="([^"]+)"', lambda m: f'{m[1]}="{self.href(m[2])}"', s)
+
+    def code(self, c):
+        "A code cell: open if it is read, folded if it is plumbing; each name that it exports can be linked to"
+        names = list(dict.fromkeys(defined(c.src))) if c.exported else []
+        marks = ''.join(f'<a class="mark" id="{n.lower()}"></a>' for n in names if n not in self.marked)
+        self.marked |= set(names)
+        if c.hidden or c.dirs.get('echo') == 'false': return marks
+        if not c.exported: return code_html(c.src)
+        where = f"{cfg['lib_path']}/{self.nb.module}.py"
+        if c.shown: return f'<div class="export">{marks}<a class="where" href="{blob}/{where}">{where}</a>{code_html(c.src)}</div>'
+        about = ', '.join(f'<code>{n}</code>' for n in names) or 'imports and constants'
+        return f'{marks}<details class="export"><summary>{where}: {about}</summary>{code_html(c.src)}</details>'
+
+    def output(self, o, c):
+        "One output of a cell"
+        d = o.get('data', {})
+        if c.hidden or c.dirs.get('output') == 'false': return ''
+        if o['output_type'] == 'error': return f'<pre class="out error">{html.escape(plain(chr(10).join(o["traceback"])))}</pre>'
+        if 'text' in o:
+            t = plain(text(o['text'])).strip('\n')
+            return f'<pre class="out">{html.escape(t)}</pre>' if t.strip() else ''
+        if 'image/svg+xml' in d: return f'<figure>{text(d["image/svg+xml"])}</figure>'
+        if 'image/png' in d:
+            self.n_img += 1
+            data = base64.b64decode(text(d['image/png']))
+            name = f'{self.nb.name}-{self.n_img}.png'
+            (self.site/'images').mkdir(exist_ok=True)
+            (self.site/'images'/name).write_bytes(data)
+            w, h = (int.from_bytes(data[i:i+4], 'big') for i in (16, 20))
+            alt = c.dirs.get('fig-alt') or c.dirs.get('fig-cap') or f'Figure {self.n_img}: drawn by the cell above'
+            cap = f'<figcaption>{html.escape(c.dirs["fig-cap"])}</figcaption>' if 'fig-cap' in c.dirs else ''
+            return f'<figure><img src="images/{name}" width="{w}" height="{h}" alt="{html.escape(alt)}">{cap}</figure>'
+        if 'text/markdown' in d: return self.markdown(text(d['text/markdown']))
+        if 'text/html' in d: return f'<div class="html">{text(d["text/html"])}</div>'
+        t = plain(text(d.get('text/plain', '')))
+        return f'<pre class="out">{html.escape(t)}</pre>' if t.strip() else ''
+
+    def body(self, nb):
+        "The page of a notebook, below its title"
+        self.nb, self.marked, self.ids, out = nb, set(), {n.lower() for n in nb.symbols}, []
+        for c in nb.cells:
+            if c.kind == 'markdown':
+                if badge_svg in c.src and len(c.src) < 400: continue # the page's head has its own
+                out.append(self.markdown(c.src))
+            elif c.kind == 'code':
+                outs = ''.join(self.output(o, c) for o in c.outputs)
+                out.append(f'<div class="cell">{self.code(c)}{outs}</div>')
+        return '\n'.join(out)
+
+# ---- the reference ----
+
+def type_name(a):
+    "A type as one would write it, without its module"
+    if a is inspect.Parameter.empty or a is None: return ''
+    s = a if isinstance(a, str) else a.__name__ if isinstance(a, type) and not hasattr(a, '__args__') else str(a)
+    return re.sub(r'\b(?:\w+\.)+(\w+)', r'\1', s)
+
+def default(d):
+    "A default value, where it is short enough to read"
+    s = d.__name__ if callable(d) and hasattr(d, '__name__') else repr(d)
+    return s if len(s) < 40 and ' at 0x' not in s else '…'
+
+def signature(name, f):
+    "The call, over several lines where one would be too long"
+    def show(p): return '*'*(p.kind == p.VAR_POSITIONAL) + '**'*(p.kind == p.VAR_KEYWORD) + p.name + (f'={default(p.default)}' if p.default is not p.empty else '')
+    try: ps = [show(p) for n,p in inspect.signature(f).parameters.items() if n not in ('self', 'cls')]
+    except (ValueError, TypeError): return name
+    s = f"{name}({', '.join(ps)})"
+    return s if len(s) <= 88 else f'{name}(\n    ' + ',\n    '.join(ps) + ')'
+
+def table(w, f):
+    "What each parameter means, and the result: from docments"
+    try: ds = docments(f, full=True, returns=True)
+    except Exception: return ''
+    inline = lambda s: w.markdown(' '.join(s.split())).strip().removeprefix('<p>').removesuffix('</p>') if s else ''
+    rows = [(n, d.get('anno'), d.get('docment')) for n,d in ds.items() if n not in ('self', 'cls') and (d.get('docment') or n != 'return')]
+    if not any(doc for _,_,doc in rows): return ''
+    row = lambda n, a, doc: f'<tr><td>{"<em>result</em>" if n == "return" else f"<code>{n}</code>"}</td><td>{html.escape(type_name(a))}</td><td>{inline(doc)}</td></tr>'
+    return f'<table class="params">{"".join(row(*r) for r in rows)}</table>'
+
+def entry(w, name, obj, lesson):
+    "One name of the reference; `lesson` is where it is explained"
+    f = getattr(obj, '__func__', getattr(obj, 'fget', obj)) # what is in a classmethod, staticmethod or property
+    prop, a, level = isinstance(obj, property), w.anchor(name), 4 if '.' in name else 3
+    if level == 3: w.toc.append((level, a, name))
+    sig = name if prop else 'class '*inspect.isclass(obj) + signature(name, f)
+    return (f'<section class="entry"><a class="lesson" href="{lesson}">lesson</a><h{level} id="{a}">{html.escape(name)}</h{level}>'
+            f'{code_html(sig)}{w.markdown(inspect.getdoc(f) or "")}{"" if prop else table(w, f)}</section>')
+
+def members(cls):
+    "The public methods and properties that a class itself defines, and explains"
+    for k,v in vars(cls).items():
+        f = getattr(v, '__func__', getattr(v, 'fget', v))
+        if not k.startswith('_') and inspect.isfunction(f) and f.__doc__: yield k, v
+
+def reference(w, nbs):
+    "The page that lists every exported name: signature, parameters, and the way to its lesson"
+    out = [w.markdown('Every public name, with its parameters. The link at the right leads to the lesson that builds it.')]
+    sys.path.insert(0, str(root))
+    for nb in (nb for nb in nbs if nb.module):
+        mod = importlib.import_module(f'{cfg["lib_path"]}.{nb.module}')
+        out.append(w.markdown(f'## {mod.__name__}'))
+        for name in nb.symbols:
+            owner, _, member = name.partition('.')
+            obj = getattr(mod, owner)
+            if member: obj = inspect.getattr_static(obj, member)
+            out.append(entry(w, name, obj, w.symbols[name]))
+            if inspect.isclass(obj): out += [entry(w, f'{name}.{k}', v, w.symbols[name]) for k,v in members(obj) if f'{name}.{k}' not in w.symbols]
+    return '\n'.join(out)
