@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MODEL_CONFIG', 'PRESETS', 'GPT2_NAMES', 'ModelConfig', 'config_problems', 'LayerNorm', 'gelu', 'MLP', 'Block',
            'init_weights', 'SmallLanguageModel', 'next_positions', 'to_gpt2', 'from_gpt2', 'gpt2_config',
-           'predict_parameters', 'sizes_table', 'predict_flops', 'predict_bytes', 'atomic_save', 'file_damage',
-           'safe_load', 'plain_keys', 'read_config', 'guess_config', 'config_differences']
+           'predict_parameters', 'sizes_table', 'predict_flops', 'predict_bytes', 'init_copying', 'atomic_save',
+           'file_damage', 'safe_load', 'plain_keys', 'read_config', 'guess_config', 'config_differences']
 
 # %% ../nbs/03_model.ipynb #92c77c85
 import math, os, pickle, re, zipfile
@@ -33,15 +33,20 @@ class ModelConfig:
     bias:bool = True        # biases in linear layers and norms, as in GPT-2?
     tie_weights:bool = True # one matrix for reading tokens in and writing them out?
     positions:str = 'learned' # a row for each position, as in GPT-2; or 'rotary': queries and keys are turned
+    copy_init:float = 0.    # above 0: attention starts as a copy of what it looks at, times this
 
     def __post_init__(self):
         if problems := config_problems(self):
             raise ValueError('\n- '.join([f'{len(problems)} problem(s) in this ModelConfig:', *problems]))
 
     @property
-    def d_hidden(self): return self.d_ff or 4*self.d_model
+    def d_hidden(self):
+        "Hidden width of the MLP"
+        return self.d_ff or 4*self.d_model
     @property
-    def head_dim(self): return self.d_model // self.n_heads
+    def head_dim(self):
+        "hs, the width of a head"
+        return self.d_model // self.n_heads
 
 # %% ../nbs/03_model.ipynb #658cc953
 def config_problems(cfg:ModelConfig, # the config to look at
@@ -59,6 +64,8 @@ def config_problems(cfg:ModelConfig, # the config to look at
         found['heads'] = f'd_model={C}: must be a multiple of n_heads={H}; use d_model={more} or n_heads={fewer}'
     if not (isinstance(cfg.dropout, (int, float)) and 0 <= cfg.dropout < 1):
         found['dropout'] = f'dropout={cfg.dropout!r}: must be a fraction, 0 <= dropout < 1; 0.0 and 0.1 are usual'
+    if not (isinstance(cfg.copy_init, (int, float)) and 0 <= cfg.copy_init <= 1):
+        found['copy_init'] = f'copy_init={cfg.copy_init!r}: must be a number, 0 <= copy_init <= 1; GPT-2 has 0'
     for k in ('bias', 'tie_weights'):
         if type(v := getattr(cfg, k)) is not bool: found[k] = f'{k}={v!r}: must be True or False; GPT-2 has {k}=True'
     if cfg.positions not in ('learned', 'rotary'):
@@ -154,6 +161,7 @@ class SmallLanguageModel(nn.Module):
         self.lm_head = nn.Linear(C, V, bias=False, device='meta' if tied else None)
         if tied: self.lm_head.weight = self.token_embedding.weight
         init_weights(self, cfg.n_layers)
+        if cfg.copy_init: init_copying(self, cfg.copy_init)
 
     def features(self, ids, # (B, T) int64, tokens
                  caches=None, # from `new_caches`: the T tokens come after those already seen
@@ -329,6 +337,18 @@ def predict_bytes(cfg:ModelConfig, # the shape
     return dict(weights=size*P, gradients=size*P, optimizer=2*size*P, activations=size*N*(L*block + 2*C + 2),
                 logits=3*size*N*cfg.vocab_size, kv_cache=size*N*2*L*C)
 
+# %% ../nbs/03_model.ipynb #532f70af
+def init_copying(model:nn.Module, # changed in place
+                 strength:float, # of the projection; the values begin as the identity
+                ) -> None:
+    "Values and projections start as multiples of the identity (after Trockman and Kolter, 2023, https://arxiv.org/abs/2305.09828)"
+    with torch.no_grad():
+        nn.init.normal_(model.token_embedding.weight, std=model.config.d_model**-.5) # as long as what is copied
+        for block in model.blocks:
+            eye = torch.eye(model.config.d_model)
+            block.attn.qkv.weight[-len(eye):].copy_(eye)  # rows 2C … 3C make the values
+            block.attn.proj.weight.copy_(strength*eye)
+
 # %% ../nbs/03_model.ipynb #73523311
 def atomic_save(obj, # what `torch.save` takes: tensors and plain values
                 path, # the file; its folder is made if missing
@@ -395,7 +415,7 @@ def save(self:SmallLanguageModel, path, # such as 'model.pth'
 
 # %% ../nbs/03_model.ipynb #7195ab7f
 def read_config(meta, # the `slm_scratch` entry of a file
-               ) -> ModelConfig:
+               ) -> ModelConfig: # checked
     "The config in a file. Raises ValueError where it is damaged or from a newer version"
     if not (isinstance(meta, dict) and {'format', 'config', 'tokenizer'} <= meta.keys()):
         raise ValueError('the slm_scratch entry of this file is not one that model.save writes')
@@ -421,7 +441,7 @@ def config_differences(theirs:dict, # fields of a file's config
                        cfg:ModelConfig, # the model's
                       ) -> dict: # field: (the file's, the model's), where they differ and the weights care
     "Compare a file's config with a model's; dropout may differ"
-    full = lambda c: c | dict(d_ff=c.get('d_ff') or 4*c['d_model'], dropout=None)
+    full = lambda c: c | dict(d_ff=c.get('d_ff') or 4*c['d_model'], dropout=None, copy_init=None)
     theirs, ours = full(theirs), full(asdict(cfg))
     return {k: (v, ours[k]) for k, v in theirs.items() if v != ours[k]}
 

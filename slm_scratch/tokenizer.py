@@ -87,7 +87,10 @@ class PairTable:
         for i, word in enumerate(self.words): self.add(i, word, self.freqs[i])
         for pair in self.count: self.push(pair)
 
-    def add(self, i, word, n):
+    def add(self, i, # which word it is
+            word, # its tokens
+            n, # how often it occurs
+           ):
         "Add `n` to the count of each pair of `word`, the `i`-th"
         for pair in zip(word, word[1:]):
             self.count[pair] += n

@@ -1,5 +1,5 @@
 "Execute notebooks, each in a fresh kernel, and save their outputs in place (skipped cells keep theirs)."
-import argparse, os, re, time
+import argparse, re, tempfile, time
 from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
@@ -22,6 +22,16 @@ def execute(path, # the notebook
            resources={'metadata': {'path': str(cwd or Path(path).parent)}}).execute()
     return nb
 
+def scrub(nb):
+    "Take the names of temporary folders out of the outputs: they differ each time"
+    tmp = re.compile(re.escape(tempfile.gettempdir()) + r'/tmp\w+/?')
+    for cell in nb.cells:
+        for out in cell.get('outputs', []):
+            if 'text' in out: out['text'] = tmp.sub('', out['text'])
+            data = out.get('data', {})
+            if 'text/plain' in data: data['text/plain'] = tmp.sub('', data['text/plain'])
+    return nb
+
 if __name__ == '__main__':
     ap = argparse.ArgumentParser(description=__doc__)
     ap.add_argument('nbs', nargs='+', type=Path)
@@ -33,5 +43,5 @@ if __name__ == '__main__':
     for p in args.nbs:
         t = time.time()
         nb = execute(p, args.cwd, args.skip, args.timeout)
-        if not args.no_save: nbformat.write(nb, p)
+        if not args.no_save: nbformat.write(scrub(nb), p)
         print(f'{p}: {time.time()-t:.1f} s', flush=True)

@@ -64,9 +64,10 @@ function score([page, anchor, title, text], words) {
   let n = 0
   for (const w of words) {
     if (!t.includes(w) && !b.includes(w)) return 0
+    if (!anchor && t.includes(w)) n += 8 // the page itself
     n += (t == w ? 20 : t.startsWith(w) ? 10 : t.includes(w) ? 6 : 0) + Math.min(b.split(w).length - 1, 5) / 2
   }
-  return n
+  return page == 'reference.html' ? .7 * n : n // lessons first
 }
 function row([page, anchor, title, text], words) {
   const at = Math.max(0, text.toLowerCase().indexOf(words[0]) - 50)
