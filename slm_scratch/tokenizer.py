@@ -182,8 +182,15 @@ class Tokenizer:
             raise ValueError(f'{encoding.name} has no {EOT}, so that documents could not be told apart; take an encoding that has it')
         self.encoding, self.name = encoding, encoding.name
 
-    vocab_size = property(lambda self: self.encoding.n_vocab, doc='How many ids there are, end-of-text among them')
-    eot = property(lambda self: self.encoding.eot_token, doc='The id of end-of-text')
+    @property
+    def vocab_size(self): # int
+        "How many ids there are, end-of-text among them"
+        return self.encoding.n_vocab
+
+    @property
+    def eot(self): # int
+        "The id of end-of-text"
+        return self.encoding.eot_token
     def __repr__(self): return f'Tokenizer({self.name!r}, vocab_size={self.vocab_size})'
 
 # %% ../nbs/00_tokenizer.ipynb #49091e97
