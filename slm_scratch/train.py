@@ -430,7 +430,7 @@ def set_up(self:LanguageModelTrainer) -> None:
     self.net = compiled(self.model) if a.compile else self.model
     self.meta = dict(format=1, config=asdict(self.model.config), tokenizer=self.tokenizer_state())
     self.step, self.elapsed, self.best, self.history = 0, 0., dict(step=0, loss=math.inf), History()
-    self.sums, self.evaluated, self.saved, self.unsaved = [0., 0, 0.], (-1, 0., 0.), (0, self.clock()), None
+    self.sums, self.norm, self.evaluated, self.saved, self.unsaved = [0., 0, 0.], 0., (-1, 0., 0.), (0, self.clock()), None
 
 # %% ../nbs/04_train.ipynb #8c8366f1
 @patch
@@ -661,7 +661,7 @@ def show(self:LanguageModelTrainer, bar, # of tqdm
 @patch
 def state(self:LanguageModelTrainer) -> dict: # tensors and plain values only
     "All that the rest of the run depends on"
-    return dict(format=1, step=self.step, elapsed=self.elapsed, best=self.best, evaluated=self.evaluated, sums=self.sums,
+    return dict(format=1, step=self.step, elapsed=self.elapsed, best=self.best, evaluated=self.evaluated, sums=self.sums, norm=self.norm,
                 identity=self.identity(), device=self.device.type, precision=self.precision_name(), history=self.history.dumps(), slm_scratch=self.meta,
                 model=self.model.state_dict(), optimizers=[o.state_dict() for o in self.optimizers], scaler=self.scaler.state_dict())
 
@@ -763,7 +763,7 @@ def load_state(self:LanguageModelTrainer,
         opt.load_state_dict(s)
         for group, a in zip(opt.param_groups, asked): group.update(a)
     if state['scaler'] and self.scaler.is_enabled(): self.scaler.load_state_dict(state['scaler'])
-    for name in ('step', 'elapsed', 'best', 'evaluated', 'sums'): setattr(self, name, state[name])
+    for name in ('step', 'elapsed', 'best', 'evaluated', 'sums', 'norm'): setattr(self, name, state[name])
     self.history, self.saved = History.loads(state['history']), (self.step, self.clock())
     try: (self.out_dir/'history.jsonl').write_text(state['history'], encoding='utf-8') # rows after the checkpoint will come again
     except OSError as e: self.say(f'history.jsonl was not written ({e})')
@@ -1014,6 +1014,7 @@ def _train(o): # namespace of the options
     trainer = LanguageModelTrainer(SmallLanguageModel(replace(cfg, vocab_size=tok.vocab_size), tok))
     trainer.resume_line = shlex.join(['slm-train', *sys.argv[1:]])
     history = trainer.train(o.data, **kw)
+    if trainer.unsaved: raise OSError(trainer.unsaved)
     path = trainer.out_dir/'model.pth'
     if path.exists(): print('to hear it:', shlex.join(['slm-generate', 'Once upon a time', '--model', str(path)]))
     return history.stopped
