@@ -1,6 +1,5 @@
 "What the tests share: the wheel, a bare environment that holds it, the notebooks, and a browser."
-import os, shutil, subprocess, sys
-from concurrent.futures import ThreadPoolExecutor
+import os, re, shutil, subprocess, sys
 from configparser import ConfigParser
 from importlib.metadata import distribution
 from pathlib import Path
@@ -20,6 +19,7 @@ nbs = sorted((root/cfg['nbs_path']).glob('*.ipynb'))
 def run(*cmd, ok=True, timeout=600, **kw):
     "Run a command; unless it succeeds, the test fails and shows what was printed"
     r = subprocess.run([str(c) for c in cmd], capture_output=True, text=True, encoding='utf-8', timeout=timeout, stdin=subprocess.DEVNULL, **kw)
+    r.stdout, r.stderr = (re.sub(r'\x1b\[[0-9;]*m', '', t) for t in (r.stdout, r.stderr)) # no colours
     if ok and r.returncode: pytest.fail(f"{' '.join(map(str, cmd))}\n{r.stdout[-3000:]}\n{r.stderr[-6000:]}", pytrace=False)
     return r
 
