@@ -185,7 +185,8 @@ same = SmallLanguageModel.load("model.pth").generate(prompt, max_length=50, temp
 assert same == model.generate(prompt, max_length=50, temperature=0.8, seed=1)
 for piece in model.stream("Once upon a time", max_length=12): assert isinstance(piece, str)
 assert a.startswith(prompt) and b.startswith(prompt) and len(a) > len(prompt)
-assert len(model.tokenizer.encode(a)) <= 50
+g = model.generate(prompt, max_length=50, temperature=0.8, log_probs=True)
+assert len(model.tokenizer.encode(prompt)) + len(g.tokens) <= 50
 print(model.config.d_model, len(history))
 '''
 @pytest.mark.parametrize('model', ['model = SmallLanguageModel()', 'model = SmallLanguageModel(ModelConfig(d_model=64, n_heads=4, n_layers=2))'], ids=['default', 'small'])
