@@ -248,7 +248,9 @@ class Row:
         self.context, self.limit, self.seed, self.out, self.eot = context, limit, seed, out, eot
         self.pieces, self.tokens, self.log_probs, self.ended = [prompt], [], [], None if limit else 'length'
 
-    def add(self, token, log_prob):
+    def add(self, token, # the id drawn
+            log_prob, # its log-probability, or None
+           ):
         "Take the next token, and note whether the text ends with it"
         if self.ended: return
         self.tokens.append(token); self.log_probs.append(log_prob)

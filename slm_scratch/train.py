@@ -855,7 +855,8 @@ def report(self:LanguageModelTrainer):
              f'model: {predict_parameters(cfg)["total"]:,} parameters; training should need about {_size(need)}\n'
              f'precision: {str(self.precision.dtype)[6:]} on {self.device}; {self.precision.reason}\n'
              f'plan: {much}{f", {a.max_minutes:g} minutes" if a.max_minutes else ""}; files in {self.out_dir}'
-             + (f'\nnote: positions from {self.block_size} on, of {cfg.max_seq_len}, are not trained with this block_size' if self.block_size < cfg.max_seq_len and cfg.positions == 'learned' else ''))
+             + (f'\nnote: positions from {self.block_size} on, of {cfg.max_seq_len}, are not trained with this block_size'
+                if self.block_size < cfg.max_seq_len and cfg.positions == 'learned' else ''))
 
 # %% ../nbs/04_train.ipynb #b9e4f44e
 def _size(n): return f'{n/1e9:.1f} GB' if n >= 1e9 else f'{n/1e6:.0f} MB' # bytes in words
