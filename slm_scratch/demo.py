@@ -19,7 +19,8 @@ import slm_scratch.generate
 # %% ../nbs/index.ipynb #91ea8094
 DEMO_PROMPT = 'A little girl went to the woods'
 DEMO_CONFIG = dict(d_model=128, n_heads=4, n_layers=2, max_seq_len=512, positions='rotary', copy_init=.5)
-DEMO_TRAINING = dict(batch_size=2, block_size=512, learning_rate=4e-3, min_lr=1e-4, optimizer='muon', schedule='wsd', warmup_steps=20, eval_every=200)
+DEMO_TRAINING = dict(batch_size=2, block_size=512, learning_rate=7e-3, min_lr=1e-4, optimizer='muon', schedule='wsd',
+                     warmup_steps=20, eval_every=400, eval_tokens=16_384)
 
 def demo_model(
     vocab_size:int=3000, # tokens of a compact vocabulary, trained on tales
@@ -42,7 +43,7 @@ def judge(
 
 # %% ../nbs/index.ipynb #16baacea
 def demo(
-    minutes:float=4., # of training
+    minutes:float=4.5, # of training
     out_dir='runs/demo', # folder of the run; a second call there goes straight to the stories
     n_stories:int=10, # to tell and to judge
     seed:int=0, # of data, weights and stories
@@ -63,7 +64,7 @@ def demo(
     above = score.bits_per_byte/score.floor - 1
     say('', f'4. On {score.n_documents} stories that it never saw it needs {score.bits_per_byte:.3f} ± {score.stderr:.3f} bits per byte.',
         f'   The grammar itself needs {score.floor:.3f}, and nobody can do better: the model is {above:.0%} above this floor.')
-    stories = model.generate(DEMO_PROMPT, max_new_tokens=400, temperature=.6, num_samples=n_stories, seed=seed)
+    stories = model.generate(DEMO_PROMPT, max_new_tokens=400, temperature=.5, num_samples=n_stories, seed=seed)
     counts = judge(stories)
     say('', f'5. It tells stories. Of {n_stories} that begin with "{DEMO_PROMPT}", the checker finds that in {counts["keeps"]} the hero keeps name and pronoun,',
         f'   in {counts["grammatical"]} every sentence is grammatical, and {counts["ended"]} come to their end. The first three:')
@@ -80,7 +81,7 @@ def fold(
 # %% ../nbs/index.ipynb #2dc7a43c
 @call_parse
 def demo_cli(
-    minutes:float=4., # minutes of training; more gives better stories
+    minutes:float=4.5, # minutes of training; more gives better stories
     out_dir:str='runs/demo', # folder for the run; where it holds a finished one, only the stories are told
     stories:int=10, # stories to tell and judge
     seed:int=0, # of data, weights and stories
