@@ -7,7 +7,8 @@ __all__ = ['FORMATS', 'CHECKPOINT_KEYS', 'cross_entropy', 'bits_per_byte', 'Hand
            'wsd_schedule', 'Precision', 'bf16_speed', 'device_facts', 'choose_precision', 'choose_device',
            'orthogonalize', 'Muon', 'make_optimizers', 'History', 'language_model_loss', 'LanguageModelTrainer',
            'argument_problems', 'check_arguments', 'choose_block_size', 'compiled', 'read_run', 'run_differences',
-           'graceful_stop', 'explain_memory', 'Evaluation', 'windows', 'score_documents', 'evaluate', 'train_cli']
+           'graceful_stop', 'explain_memory', 'Evaluation', 'windows', 'score_documents', 'evaluate', 'run_cli',
+           'train_cli']
 
 # %% ../nbs/04_train.ipynb #e17fe706
 import inspect, json, math, os, shlex, signal, sys, threading, time, warnings
@@ -961,17 +962,21 @@ def _documents(model, data, max_documents):
     return ids, data.document_bytes[pick], data.document_bits[pick].sum()
 
 # %% ../nbs/04_train.ipynb #a0ed6ef4
-_IN_SHELL = {'resume=False': '--fresh', "resume='changed'": '--changed', 'max_steps=': '--steps ', 'max_minutes=': '--minutes ', 'train got': 'there are',
+_IN_SHELL = {'resume=False': '--fresh', "resume='changed'": '--changed', 'max_steps=': '--steps ', 'max_minutes=': '--minutes ',
+             'n_stories=': '--stories ', 'train got': 'there are',
              ' wrong argument(s)': ' wrong option(s)'} # how messages of `train` sound in a shell
 
-def _run_cli(job):
+def run_cli(
+    job, # a function; returns the name of the signal that stopped it, or None
+    name:str='slm-train', # of the program, before its error
+):
     "Do `job()`; a user's mistake is one line and exit code 2, a stopped run 130 (Ctrl-C) or 143 (SIGTERM)"
     try: stopped = job()
     except KeyboardInterrupt: stopped = 'SIGINT'
     except (ValueError, OSError, MemoryError, FloatingPointError) as e:
         text = ' '.join(str(e).split('\n'))
         for python, shell in _IN_SHELL.items(): text = text.replace(python, shell)
-        print('slm-train: ' + text, file=sys.stderr)
+        print(f'{name}: {text}', file=sys.stderr)
         sys.exit(2)
     if stopped: sys.exit(128 + signal.Signals[stopped])
 
@@ -994,7 +999,7 @@ def _texts(data):
     return read_texts(download_tinystories() if data == 'tinystories' else data)
 
 # %% ../nbs/04_train.ipynb #3181313f
-_SIZES = dict(d_model=256, n_heads=4, n_layers=4, max_seq_len=256)
+_SIZES = dict(d_model=192, n_heads=6, n_layers=3, max_seq_len=256, positions='rotary', copy_init=.5)
 
 def _config(o):
     "The model's shape: a preset's or a small one's, changed by the options that were given; the vocabulary comes later"
@@ -1007,6 +1012,7 @@ def _config(o):
 def _train(o): # namespace of the options
     "What `slm-train` does; the name of the signal that stopped it, or None"
     kw = {n: v for n, v in vars(o).items() if n in inspect.signature(LanguageModelTrainer.train).parameters}
+    if o.learning_rate is None: kw['learning_rate'] = 5e-3 if o.optimizer == 'muon' else 1e-3
     kw |= dict(max_steps=o.steps, max_minutes=o.minutes or (None if o.steps or o.epochs else 5.),
                resume=False if o.fresh else 'changed' if o.changed else True)
     check_arguments(kw, cfg := _config(o))
@@ -1029,22 +1035,24 @@ def train_cli(
     steps:int=None, # optimizer steps
     epochs:float=None, # times through the data
     vocab:str='4096', # size of a vocabulary trained on the data, or gpt2
-    preset:str=None, # tiny, small or medium, instead of the four sizes below
-    d_model:int=None, # width [256]
-    n_heads:int=None, # attention heads [4]
-    n_layers:int=None, # blocks [4]
+    preset:str=None, # tiny, small or medium: GPT-2's shapes, instead of what the six options below say
+    d_model:int=None, # width [192]
+    n_heads:int=None, # attention heads [6]
+    n_layers:int=None, # blocks [3]
     max_seq_len:int=None, # longest window in tokens [256]
+    positions:str=None, # learned, as in GPT-2, or rotary [rotary]
+    copy_init:float=None, # above 0: attention starts as a copy of what it looks at, times this [0.5]
     dropout:float=0., # share of values dropped while training
-    batch_size:int=8, # windows in a batch
+    batch_size:int=4, # windows in a batch
     block_size:int=None, # tokens in a window [at most 256]
     grad_accum:int=1, # batches for one step
-    learning_rate:float=1e-3, # the highest
+    learning_rate:float=None, # the highest [0.005 with muon, 0.001 with adamw]
     min_lr:float=None, # the last [learning_rate/10]
     warmup_steps:int=None, # steps that climb [a tenth of the run, at most 100]
     weight_decay:float=.1, # pull to zero, for matrices
     grad_clip:float=1., # longest gradient
-    optimizer:str='adamw', # adamw or muon
-    schedule:str='cosine', # cosine or wsd
+    optimizer:str='muon', # adamw or muon
+    schedule:str='wsd', # cosine or wsd
     precision:str='auto', # auto, fp32, bf16 or fp16
     eval_every:int=None, # steps between evaluations [20 in a run]
     checkpoint_every:int=None, # steps between checkpoints [at evaluations and every 5 minutes]
@@ -1057,4 +1065,4 @@ def train_cli(
 ): # exit code 0; 2 after a mistake in the options or the data; 130 when stopped by Ctrl-C, after saving
     "Train a language model on a text. Ctrl-C saves; the same line goes on."
     options = SimpleNamespace(**locals())
-    _run_cli(lambda: _train(options))
+    run_cli(lambda: _train(options))
