@@ -999,7 +999,7 @@ def _texts(data):
     return read_texts(download_tinystories() if data == 'tinystories' else data)
 
 # %% ../nbs/04_train.ipynb #3181313f
-_SIZES = dict(d_model=192, n_heads=6, n_layers=3, max_seq_len=256, positions='rotary', copy_init=.5)
+_SIZES = dict(d_model=128, n_heads=4, n_layers=3, max_seq_len=256, positions='rotary', copy_init=.5)
 
 def _config(o):
     "The model's shape: a preset's or a small one's, changed by the options that were given; the vocabulary comes later"
@@ -1012,7 +1012,7 @@ def _config(o):
 def _train(o): # namespace of the options
     "What `slm-train` does; the name of the signal that stopped it, or None"
     kw = {n: v for n, v in vars(o).items() if n in inspect.signature(LanguageModelTrainer.train).parameters}
-    if o.learning_rate is None: kw['learning_rate'] = 5e-3 if o.optimizer == 'muon' else 1e-3
+    if o.learning_rate is None: kw['learning_rate'] = 6e-3 if o.optimizer == 'muon' else 1e-3
     kw |= dict(max_steps=o.steps, max_minutes=o.minutes or (None if o.steps or o.epochs else 5.),
                resume=False if o.fresh else 'changed' if o.changed else True)
     check_arguments(kw, cfg := _config(o))
@@ -1036,8 +1036,8 @@ def train_cli(
     epochs:float=None, # times through the data
     vocab:str='4096', # size of a vocabulary trained on the data, or gpt2
     preset:str=None, # tiny, small or medium: GPT-2's shapes, instead of what the six options below say
-    d_model:int=None, # width [192]
-    n_heads:int=None, # attention heads [6]
+    d_model:int=None, # width [128]
+    n_heads:int=None, # attention heads [4]
     n_layers:int=None, # blocks [3]
     max_seq_len:int=None, # longest window in tokens [256]
     positions:str=None, # learned, as in GPT-2, or rotary [rotary]
@@ -1046,7 +1046,7 @@ def train_cli(
     batch_size:int=4, # windows in a batch
     block_size:int=None, # tokens in a window [at most 256]
     grad_accum:int=1, # batches for one step
-    learning_rate:float=None, # the highest [0.005 with muon, 0.001 with adamw]
+    learning_rate:float=None, # the highest [0.006 with muon, 0.001 with adamw]
     min_lr:float=None, # the last [learning_rate/10]
     warmup_steps:int=None, # steps that climb [a tenth of the run, at most 100]
     weight_decay:float=.1, # pull to zero, for matrices
