@@ -28,7 +28,7 @@ def ours(precision, memory=False):
     from slm_scratch.train import check_arguments, forgetful
     trainer = LanguageModelTrainer(SmallLanguageModel(ModelConfig(**SIZES)))
     trainer.args = check_arguments(dict(precision=precision, device='cpu', verbose=False, checkpoint_activations=memory), trainer.model.config)
-    trainer.tokenizer_state = lambda: None
+    trainer.device, trainer.tokenizer_state = torch.device('cpu'), lambda: None
     trainer.max_steps, trainer.out_dir = 10**6, Path('nowhere')
     trainer.set_up()
     def step(x, y):

@@ -8,18 +8,19 @@ __all__ = ['FORMATS', 'CHECKPOINT_KEYS', 'cross_entropy', 'bits_per_byte', 'Hand
            'orthogonalize', 'Muon', 'make_optimizers', 'ChunkedLoss', 'chunked_cross_entropy', 'predict_memory',
            'forgetful', 'History', 'language_model_loss', 'Objective', 'LanguageModelTrainer', 'argument_problems',
            'check_arguments', 'choose_block_size', 'compiled', 'read_run', 'run_differences', 'graceful_stop',
-           'explain_memory', 'Evaluation', 'windows', 'score_documents', 'evaluate', 'train_cli']
+           'several_processes', 'explain_memory', 'Evaluation', 'windows', 'score_documents', 'evaluate', 'train_cli']
 
 # %% ../nbs/04_train.ipynb #e17fe706
 import inspect, json, math, os, shlex, signal, sys, threading, time, warnings
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from functools import lru_cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 import numpy as np, torch
-from torch import nn
+from torch import distributed as dist, nn
 from torch.nn import functional as F
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint as recompute
@@ -27,7 +28,7 @@ from fastcore.basics import patch
 from fastcore.script import call_parse
 from .tokenizer import Tokenizer
 from .data import TokenSet, batch, download_tinystories, prepare, read_texts, steps_per_epoch, tales
-from .model import (MODEL_CONFIG, PRESETS, ModelConfig, SmallLanguageModel, atomic_save, predict_bytes,
+from .model import (MODEL_CONFIG, PRESETS, ModelConfig, SmallLanguageModel, atomic_save, predict_bytes, predict_flops,
                                predict_parameters, safe_load)
 with warnings.catch_warnings(): # a notebook without ipywidgets gets the plain bar, and no lecture
     warnings.simplefilter('ignore')
@@ -172,8 +173,9 @@ def choose_precision(
 def choose_device(
     device=None, # a name such as 'cuda:1'; None: the best there is
 ) -> torch.device: # CUDA, else Apple's MPS, else CPU
-    "Where to train"
-    if device is not None: return torch.device(device)
+    "Where to train; of several processes on a machine, each takes a card of its own"
+    if device is not None and (str(device) != 'cuda' or 'LOCAL_RANK' not in os.environ): return torch.device(device)
+    if 'LOCAL_RANK' in os.environ and torch.cuda.is_available(): return torch.device('cuda', int(os.environ['LOCAL_RANK']))
     if torch.cuda.is_available(): return torch.device('cuda', torch.cuda.current_device())
     return torch.device('mps' if torch.backends.mps.is_available() else 'cpu')
 
@@ -394,7 +396,7 @@ class LanguageModelTrainer:
     "Trains a model: resumable, exact, and stopped at any time without loss"
     def __init__(self,
         model:SmallLanguageModel, # trained in place
-    ): self.model, self.clock, self.resume_line = model, time.perf_counter, None
+    ): self.model, self.clock, self.resume_line, self.rank, self.world = model, time.perf_counter, None, 0, 1
 
 # %% ../nbs/04_train.ipynb #40c1f98e
 @patch
@@ -432,13 +434,16 @@ def train(self:LanguageModelTrainer,
     Raises one ValueError that names every wrong argument, and FloatingPointError where the loss is not finite."""
     given = locals()
     self.args = check_arguments({k: v for k, v in given.items() if k != 'self'}, self.model.config)
-    self.read_data()
-    self.set_up()
-    self.resume()
-    self.report()
-    with graceful_stop(verbose) as wish, _own_randomness(self.device):
-        self.loop(wish)
-        return self.finish(wish.signal)
+    self.device = choose_device(device)
+    with several_processes(self.device) as (self.rank, self.world):
+        self.args.verbose = verbose and not self.rank
+        self.read_data()
+        self.set_up()
+        self.resume()
+        self.report()
+        with graceful_stop(self.args.verbose) as wish, _own_randomness(self.device):
+            self.loop(wish)
+            return self.finish(wish.signal)
 
 # %% ../nbs/04_train.ipynb #fc2e6107
 def argument_problems(
@@ -515,9 +520,10 @@ def read_data(self:LanguageModelTrainer) -> None:
     a, given = self.args, isinstance(self.args.data_path, (tuple, list))
     self.out_dir = Path(a.out_dir or Path('runs')/('data' if given else Path(a.data_path).stem))
     if given and isinstance(a.data_path[0], TokenSet): self.data, self.valid = a.data_path
-    else: self.data, self.valid = prepare(a.data_path, self.model.tokenizer, out_dir=self.out_dir/'data')
+    else:
+        with self.first_process_first(): self.data, self.valid = prepare(a.data_path, self.model.tokenizer, out_dir=self.out_dir/'data')
     self.block_size = a.block_size or choose_block_size(len(self.data), a.batch_size, self.model.config.max_seq_len)
-    self.per_epoch = steps_per_epoch(self.data, a.batch_size*a.grad_accum, self.block_size)
+    self.per_epoch = steps_per_epoch(self.data, a.batch_size*a.grad_accum*self.world, self.block_size)
     unlimited = a.epochs is None and a.max_minutes
     self.max_steps = a.max_steps or (math.inf if unlimited else math.ceil((a.epochs or 1) * self.per_epoch))
 
@@ -526,12 +532,12 @@ def read_data(self:LanguageModelTrainer) -> None:
 def set_up(self:LanguageModelTrainer) -> None:
     "Device, precision, optimizers: all that a run has before its first step"
     a = self.args
-    self.device = choose_device(a.device)
     self.model.to(self.device)
     self.set_precision(choose_precision(self.device, a.precision))
     self.optimizers = make_optimizers(self.model, a.optimizer, a.learning_rate, a.weight_decay)
     self.objective = Objective(self.model)
     self.net = compiled(self.objective) if a.compile else self.objective
+    if self.world > 1: self.net = nn.parallel.DistributedDataParallel(self.net, gradient_as_bucket_view=True)
     self.meta = dict(format=1, config=asdict(self.model.config), tokenizer=self.tokenizer_state())
     self.step, self.elapsed, self.best, self.history = 0, 0., dict(step=0, loss=math.inf), History()
     self.sums, self.norm, self.evaluated, self.saved, self.unsaved = [0., 0, 0.], 0., (-1, 0., 0.), (0, self.clock()), None
@@ -574,11 +580,12 @@ def train_step(self:LanguageModelTrainer) -> tuple: # loss in nats a token, norm
     "Forward, loss, backward, clip, step"
     a, loss, lr = self.args, 0., self.learning_rate()
     for i in range(a.grad_accum):
-        x, y = self.micro_batch(self.step*a.grad_accum + i)
-        with self.autocast(): part = self.net(x, y) / a.grad_accum
-        self.scaler.scale(part).backward()
+        x, y = self.micro_batch((self.step*a.grad_accum + i)*self.world + self.rank)
+        with self.share_gradients(i == a.grad_accum - 1):
+            with self.autocast(): part = self.net(x, y) / a.grad_accum
+            self.scaler.scale(part).backward()
         loss = loss + part.detach()
-    loss = float(loss)
+    loss = self.average(float(loss))
     for opt in self.optimizers: self.scaler.unscale_(opt)
     norm = nn.utils.clip_grad_norm_(self.model.parameters(), a.grad_clip or math.inf).item()
     self.check_finite(loss, norm, lr)
@@ -674,13 +681,16 @@ def loop(self:LanguageModelTrainer,
          forgetful(self.model, a.checkpoint_activations), self.progress_bar() as bar:
         if not self.history: self.log(evaluate=True)
         self.model.train()
+        self.agree(wish)
         while self.step < self.planned_steps() and not wish.signal:
             t = self.clock()
             loss, self.norm = self.train_step()
             self.elapsed = self.clock() - self.start
             self.sums = [self.sums[0] + loss, self.sums[1] + 1, self.sums[2] + self.clock() - t]
+            self.agree(wish)
             self.show(bar)
             self.watch()
+            self.agree(wish)
 
 # %% ../nbs/04_train.ipynb #81641200
 @patch
@@ -716,7 +726,7 @@ def row(self:LanguageModelTrainer) -> dict: # a row of the history; `loss` is th
 @patch
 def step_tokens(self:LanguageModelTrainer): # int
     "Tokens of an optimizer step"
-    return self.args.batch_size * self.args.grad_accum * self.block_size
+    return self.args.batch_size * self.args.grad_accum * self.block_size * self.world
 
 # %% ../nbs/04_train.ipynb #e1d6afcf
 @patch
@@ -745,6 +755,7 @@ def log(self:LanguageModelTrainer,
 def append_line(self:LanguageModelTrainer, line, # one JSON object
                ):
     "Add a line to history.jsonl; a disk that is full must not stop the run"
+    if self.rank: return
     try:
         self.out_dir.mkdir(parents=True, exist_ok=True)
         with open(self.out_dir/'history.jsonl', 'a', encoding='utf-8') as f: f.write(line + '\n')
@@ -786,10 +797,11 @@ def state(self:LanguageModelTrainer) -> dict: # tensors and plain values only
 @patch
 def identity(self:LanguageModelTrainer) -> dict: # plain values
     "What must be the same for a run to be the same run"
-    names = ('batch_size', 'grad_accum', 'learning_rate', 'warmup_steps', 'weight_decay', 'grad_clip', 'optimizer', 'schedule', 'seed')
+    names = ('batch_size', 'learning_rate', 'warmup_steps', 'weight_decay', 'grad_clip', 'optimizer', 'schedule', 'seed')
     return dict(model=self.meta['config'], vocabulary=self.meta['tokenizer'] and self.model.tokenizer.fingerprint,
                 data=[d.fingerprint if d is not None else None for d in (self.data, self.valid)],
-                arguments={n: getattr(self.args, n) for n in names} | dict(min_lr=self.min_lr(), block_size=self.block_size))
+                arguments={n: getattr(self.args, n) for n in names} | dict(grad_accum=self.args.grad_accum*self.world, # of all processes
+                                                                           min_lr=self.min_lr(), block_size=self.block_size))
 
 # %% ../nbs/04_train.ipynb #7cd078f8
 @patch
@@ -804,6 +816,7 @@ def save(self:LanguageModelTrainer,
     name:str='last.pt', # a file of `out_dir`
 ) -> bool: # was it written?
     "Write a checkpoint, or leave the old one as it was and say so; with best.pt comes model.pth, the model alone"
+    if self.rank: return True # the first process writes for all
     try:
         atomic_save(self.state(), self.out_dir/name)
         if name == 'best.pt': self.model.save(self.out_dir/'model.pth')
@@ -856,12 +869,13 @@ def resume(self:LanguageModelTrainer) -> None:
     "Go on where `out_dir` has a run of the same model, data and arguments"
     if self.args.resume is False: return self.forget()
     state, refused = read_run(self.out_dir)
-    for r in refused: tqdm.write(f'refused: {r}')
-    if state is None: return (self.out_dir/'history.jsonl').unlink(missing_ok=True) # a run that was killed before its first checkpoint
+    for r in refused if not self.rank else (): tqdm.write(f'refused: {r}')
+    if state is None: return self.rank or (self.out_dir/'history.jsonl').unlink(missing_ok=True) # killed before its first checkpoint
     hard, soft = run_differences(state['identity'], self.identity())
     if hard or soft and self.args.resume != 'changed':
         raise ValueError(f'{self.out_dir} holds another run:\n' + '\n'.join(f'- {d}' for d in hard + soft) + '\nChoose another out_dir, '
-                         'or resume=False to start over' + ('' if hard else ", or resume='changed' to go on with the new values"))
+                         'or resume=False to start over' + ('' if hard else ", or resume='changed' to go on with the new values")
+                         + '. (grad_accum is that of all processes together)'*any('grad_accum' in d for d in soft))
     self.load_state(state)
     self.say(f'going on at step {self.step} of the run in {self.out_dir}')
 
@@ -882,13 +896,14 @@ def load_state(self:LanguageModelTrainer,
     if state['scaler'] and self.scaler.is_enabled(): self.scaler.load_state_dict(state['scaler'])
     for name in ('step', 'elapsed', 'best', 'evaluated', 'sums', 'norm'): setattr(self, name, state[name])
     self.history, self.saved = History.loads(state['history']), (self.step, self.clock())
-    try: (self.out_dir/'history.jsonl').write_text(state['history'], encoding='utf-8') # rows after the checkpoint will come again
+    try: self.rank or (self.out_dir/'history.jsonl').write_text(state['history'], encoding='utf-8') # rows after the checkpoint will come again
     except OSError as e: self.say(f'history.jsonl was not written ({e})')
 
 # %% ../nbs/04_train.ipynb #12bfac97
 @patch
 def forget(self:LanguageModelTrainer) -> None:
     "Remove the files of an earlier run from `out_dir`"
+    if self.rank: return
     for name in ('last.pt', 'best.pt', 'model.pth', 'history.jsonl'): (self.out_dir/name).unlink(missing_ok=True)
     for p in [*self.out_dir.glob('step-*.pt'), *self.out_dir.glob('*.tmp')]: p.unlink()
 
@@ -916,6 +931,64 @@ def _own_randomness(device):
     with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []): yield
 
 # %% ../nbs/04_train.ipynb #3915e673
+@contextmanager
+def several_processes(
+    device:torch.device, # where this process trains
+): # (which of the processes this is, how many there are): (0, 1) where torchrun did not start several
+    "Within, the processes that torchrun started know of each other"
+    world, mine = int(os.environ.get('WORLD_SIZE', 1)), dist.is_available() and not dist.is_initialized()
+    if world == 1: yield 0, 1; return
+    if device.type == 'cuda': torch.cuda.set_device(device)
+    if mine: dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo', timeout=timedelta(hours=12)) # a large text takes its time
+    yield dist.get_rank(), dist.get_world_size()
+    if mine: dist.destroy_process_group()
+
+# %% ../nbs/04_train.ipynb #0f178cb6
+@patch
+@contextmanager
+def first_process_first(self:LanguageModelTrainer):
+    "The first process does it alone, then the others"
+    if self.rank: dist.barrier()
+    yield
+    if self.world > 1 and not self.rank: dist.barrier()
+
+@patch
+def share_gradients(self:LanguageModelTrainer,
+    now:bool, # is this the last batch of the step?
+): # a context for forward and backward
+    "Gradients are averaged over processes at the end of a step, not before"
+    return nullcontext() if now or self.world == 1 else self.net.no_sync()
+
+@patch
+def average(self:LanguageModelTrainer,
+    x:float, # a number of this process
+) -> float: # the mean over processes
+    "The same number in all processes"
+    return self.sum_over_processes([x])[0]/self.world if self.world > 1 else x
+
+@patch
+def sum_over_processes(self:LanguageModelTrainer,
+    xs:list, # of numbers
+) -> list: # their sums
+    "Add up, number by number"
+    t = torch.tensor(xs, dtype=torch.float64, device=self.device)
+    dist.all_reduce(t)
+    return t.tolist()
+
+# %% ../nbs/04_train.ipynb #0557bafb
+@patch
+def agree(self:LanguageModelTrainer,
+    wish, # `wish.signal` is set when somebody wants to stop
+) -> None:
+    "All processes take the first one's clock, and stop when one is asked to. Raises ValueError where they are at different steps"
+    if self.world == 1: return
+    clock = [v * (self.rank == 0) for v in (self.elapsed, *self.evaluated[1:])]
+    self.elapsed, *evaluated, steps, stop = self.sum_over_processes([*clock, self.step, bool(wish.signal)])
+    if steps != self.step*self.world: raise ValueError(f'out_dir={str(self.out_dir)!r}: processes found different runs there; name a folder that all machines share')
+    self.start, self.evaluated = self.clock() - self.elapsed, (self.evaluated[0], *evaluated)
+    if stop and not wish.signal: wish.signal = 'SIGTERM'
+
+# %% ../nbs/04_train.ipynb #6c8097a5
 @patch
 def finish(self:LanguageModelTrainer,
     stopped:str, # the signal that ended the run, or None
@@ -923,10 +996,12 @@ def finish(self:LanguageModelTrainer,
     "Save, take the best weights, and say what comes next"
     if not stopped and self.evaluated[0] != self.step: self.log(evaluate=True)
     if self.saved[0] != self.step: self.save('last.pt')
+    if self.world > 1: dist.barrier() # the files are there for all
     if not self.best['step']: self.save('best.pt') # nothing was validated: the last is the best
     elif self.best['step'] != self.step and not self.unsaved: self.take_best()
-    if not self.unsaved and not _is_model(self.out_dir/'model.pth'): self.model.save(self.out_dir/'model.pth') # missing or damaged
-    for p in self.out_dir.glob('*.tmp'): p.unlink() # left by a run that was killed
+    if not self.rank:
+        if not self.unsaved and not _is_model(self.out_dir/'model.pth'): self.model.save(self.out_dir/'model.pth') # missing or damaged
+        for p in self.out_dir.glob('*.tmp'): p.unlink() # left by a run that was killed
     self.model.eval()
     self.history.stopped, self.history.out_dir = stopped, self.out_dir
     self.say(self.closing_words(stopped))
@@ -1090,6 +1165,8 @@ def _documents(model, data, max_documents):
 _IN_SHELL = {'resume=False': '--fresh', "resume='changed'": '--changed', 'max_steps=': '--steps ', 'max_minutes=': '--minutes ', 'train got': 'there are',
              ' wrong argument(s)': ' wrong option(s)'} # how messages of `train` sound in a shell
 
+def _rank(): return int(os.environ.get('RANK', 0)) # of this process among those that torchrun started
+
 def _run_cli(job):
     "Do `job()`; a user's mistake is one line and exit code 2, a stopped run 130 (Ctrl-C) or 143 (SIGTERM)"
     try: stopped = job()
@@ -1097,7 +1174,7 @@ def _run_cli(job):
     except (ValueError, OSError, MemoryError, FloatingPointError) as e:
         text = ' '.join(str(e).split('\n'))
         for python, shell in _IN_SHELL.items(): text = text.replace(python, shell)
-        print('slm-train: ' + text, file=sys.stderr)
+        if not _rank(): print('slm-train: ' + text, file=sys.stderr)
         sys.exit(2)
     if stopped: sys.exit(128 + signal.Signals[stopped])
 
@@ -1136,6 +1213,7 @@ def _train(o): # namespace of the options
     kw |= dict(max_steps=o.steps, max_minutes=o.minutes or (None if o.steps or o.epochs else 5.),
                resume=False if o.fresh else 'changed' if o.changed else True)
     check_arguments(kw, cfg := _config(o))
+    if _rank(): sys.stdout = open(os.devnull, 'w', encoding='utf-8') # the first process speaks for all
     tok = _vocabulary(o.data, o.vocab)
     torch.manual_seed(o.seed)
     trainer = LanguageModelTrainer(SmallLanguageModel(replace(cfg, vocab_size=tok.vocab_size), tok))

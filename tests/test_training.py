@@ -6,7 +6,7 @@ from conftest import root, run
 from slm_scratch.data import TokenSet, tales
 from slm_scratch.model import ModelConfig, SmallLanguageModel, safe_load
 from slm_scratch.tokenizer import Tokenizer
-from slm_scratch.train import LanguageModelTrainer
+from slm_scratch.train import LanguageModelTrainer, train_cli
 
 # ---- a small run in which everything can be lost: dropout, accumulation, averages of two optimizers, a scaler ----
 
@@ -263,5 +263,70 @@ def test_full_disk(small_disk, desk, capsys):
     assert not resize('64m').returncode
     small_run(desk, out, **KINDS['muon'])
     same_end(desk/'muon', out)
+
+# ---- more than one process ----
+
+OPTIONS = dict(d_model=24, n_heads=2, n_layers=2, max_seq_len=16, vocab='300', batch_size=2, device='cpu', dropout=.1, steps=20, eval_every=5, keep_every=10,
+               precision='fp32', optimizer='muon')
+
+def command(desk, out, **options):
+    "Two processes on this machine"
+    options = dict(OPTIONS, out_dir=out, grad_accum=2, **options)
+    words = [w for k, v in options.items() for w in (f'--{k}', str(v))]
+    return [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', '-m', 'slm_scratch.train', str(desk/'story.txt'), *words]
+
+environment = os.environ | dict(PYTHONPATH=os.pathsep.join([str(root), os.environ.get('PYTHONPATH', '')]), OMP_NUM_THREADS='1')
+
+def alone(desk, out): train_cli(str(desk/'story.txt'), out_dir=str(out), grad_accum=4, **OPTIONS)
+
+def curve(out):
+    "What a run wrote down, without its seconds"
+    rows = map(json.loads, (out/'history.jsonl').read_text(encoding='utf-8').splitlines())
+    return [{k: v for k, v in r.items() if k not in ('seconds', 'tokens_per_second')} for r in rows]
+
+def same_curve(a, b):
+    a, b = curve(a), curve(b)
+    assert len(a) == len(b) > 4
+    for x, y in zip(a, b): assert x == {k: pytest.approx(v, rel=1e-4) for k, v in y.items()}
+
+@pytest.fixture(scope='module')
+def worlds(desk):
+    "The same run by one process, and by two of which each has half of the batches"
+    if not torch.distributed.is_available(): pytest.skip('this PyTorch has no torch.distributed')
+    alone(desk, desk/'one')
+    return desk/'one', desk/'two', run(*command(desk, desk/'two'), env=environment, cwd=desk, timeout=120)
+
+def test_two_processes(worlds):
+    "The loss curve of one process with twice the accumulation; one of them prints and writes"
+    one, two, r = worlds
+    same_curve(one, two)
+    assert r.stdout.count('vocabulary: ') == r.stdout.count('plan: 20 steps') == r.stdout.count('to hear it: ') == 1, r.stdout
+    assert sorted(p.name for p in two.iterdir()) == sorted(p.name for p in one.iterdir())
+    a, b = (SmallLanguageModel.load(d/'model.pth').state_dict() for d in (one, two))
+    for k in a: torch.testing.assert_close(a[k], b[k], rtol=1e-3, atol=1e-4)
+
+def test_other_number_of_processes(worlds, desk, tmp_path):
+    "A run that two began and one ends, and the other way round"
+    one, two, _ = worlds
+    for d in (tmp_path/'to one', tmp_path/'to two'): d.mkdir()
+    shutil.copy(two/'step-10.pt', tmp_path/'to one'/'last.pt')
+    shutil.copy(one/'step-10.pt', tmp_path/'to two'/'last.pt')
+    alone(desk, tmp_path/'to one')
+    r = run(*command(desk, tmp_path/'to two'), env=environment, cwd=desk, timeout=120)
+    assert r.stdout.count('going on at step 10') == 1
+    same_curve(one, tmp_path/'to one')
+    same_curve(one, tmp_path/'to two')
+
+def test_two_processes_stopped(desk, tmp_path):
+    "SIGTERM to torchrun: both processes finish the step, the first one saves"
+    out = tmp_path/'run'
+    with subprocess.Popen(command(desk, out) + ['--steps', '1000000'], env=environment, cwd=desk, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as p:
+        end = time.time() + 60
+        while time.time() < end and p.poll() is None and not ((out/'history.jsonl').exists() and len((out/'history.jsonl').read_text(encoding='utf-8').splitlines()) > 3): time.sleep(.05)
+        p.send_signal(signal.SIGTERM)
+        said = p.communicate(timeout=60)[0]
+    assert re.search(r'stopped at step \d+, saved in', said), said
+    rows = curve(out)
+    assert safe_load(out/'last.pt')['step'] == rows[-1]['step'] > 0 and not list(out.glob('*.tmp'))
 
 if __name__ == '__main__': print(json.dumps(nursery(json.loads(sys.argv[1]))))
