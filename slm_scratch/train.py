@@ -5,28 +5,32 @@
 # %% auto #0
 __all__ = ['FORMATS', 'CHECKPOINT_KEYS', 'cross_entropy', 'bits_per_byte', 'HandAdamW', 'parameter_groups', 'cosine_schedule',
            'wsd_schedule', 'Precision', 'bf16_speed', 'device_facts', 'choose_precision', 'choose_device',
-           'orthogonalize', 'Muon', 'make_optimizers', 'History', 'language_model_loss', 'LanguageModelTrainer',
-           'argument_problems', 'check_arguments', 'choose_block_size', 'compiled', 'read_run', 'run_differences',
-           'graceful_stop', 'explain_memory', 'Evaluation', 'windows', 'score_documents', 'evaluate', 'run_cli',
+           'orthogonalize', 'Muon', 'make_optimizers', 'ChunkedLoss', 'chunked_cross_entropy', 'predict_memory',
+           'forgetful', 'History', 'language_model_loss', 'Objective', 'LanguageModelTrainer', 'argument_problems',
+           'check_arguments', 'choose_block_size', 'compiled', 'read_run', 'run_differences', 'graceful_stop',
+           'several_processes', 'explain_memory', 'Evaluation', 'windows', 'score_documents', 'evaluate', 'run_cli',
            'train_cli']
 
 # %% ../nbs/04_train.ipynb #e17fe706
 import inspect, json, math, os, shlex, signal, sys, threading, time, warnings
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from datetime import timedelta
+from functools import lru_cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 import numpy as np, torch
-from torch import nn
+from torch import distributed as dist, nn
 from torch.nn import functional as F
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint as recompute
 from fastcore.basics import patch
 from fastcore.script import call_parse
 from .tokenizer import Tokenizer
 from .data import TokenSet, batch, download_tinystories, prepare, read_texts, steps_per_epoch, tales
-from .model import (MODEL_CONFIG, PRESETS, ModelConfig, SmallLanguageModel, atomic_save, predict_bytes, predict_parameters,
-                               safe_load)
+from .model import (MODEL_CONFIG, PRESETS, ModelConfig, SmallLanguageModel, atomic_save, predict_bytes, predict_flops,
+                               predict_parameters, safe_load)
 with warnings.catch_warnings(): # a notebook without ipywidgets gets the plain bar, and no lecture
     warnings.simplefilter('ignore')
     from tqdm.auto import tqdm
@@ -170,24 +174,26 @@ def choose_precision(
 def choose_device(
     device=None, # a name such as 'cuda:1'; None: the best there is
 ) -> torch.device: # CUDA, else Apple's MPS, else CPU
-    "Where to train"
-    if device is not None: return torch.device(device)
+    "Where to train; of several processes on a machine, each takes a card of its own"
+    if device is not None and (str(device) != 'cuda' or 'LOCAL_RANK' not in os.environ): return torch.device(device)
+    if 'LOCAL_RANK' in os.environ and torch.cuda.is_available(): return torch.device('cuda', int(os.environ['LOCAL_RANK']))
     if torch.cuda.is_available(): return torch.device('cuda', torch.cuda.current_device())
     return torch.device('mps' if torch.backends.mps.is_available() else 'cpu')
 
 # %% ../nbs/04_train.ipynb #9efe74a2
 def orthogonalize(
-    G, # (rows, cols) a matrix
+    G, # (..., rows, cols) a matrix, or a stack of them
     steps:int=5, # iterations
-): # (rows, cols) nearly U Vᵀ of G = U S Vᵀ: its singular values all near 1
+): # (..., rows, cols) nearly U Vᵀ of G = U S Vᵀ: its singular values all near 1
     "Newton–Schulz iteration: only products of matrices, no SVD (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon)"
     a, b, c = 3.4445, -4.7750, 2.0315
-    X = G.T if G.shape[0] > G.shape[1] else G     # work on the short side
-    X = X / (X.norm() + 1e-7)                     # now no singular value is above 1
+    tall = G.shape[-2] > G.shape[-1]
+    X = G.mT if tall else G                                  # work on the short side
+    X = X / (X.norm(dim=(-2, -1), keepdim=True) + 1e-7)      # now no singular value is above 1
     for _ in range(steps):
-        A = X @ X.T
-        X = a*X + (b*A + c*A@A) @ X               # every singular value s becomes a·s + b·s³ + c·s⁵
-    return X.T if G.shape[0] > G.shape[1] else X
+        A = X @ X.mT
+        X = a*X + (b*A + c*A@A) @ X                          # every singular value s becomes a·s + b·s³ + c·s⁵
+    return X.mT if tall else X
 
 # %% ../nbs/04_train.ipynb #ae296074
 class Muon(torch.optim.Optimizer):
@@ -199,25 +205,35 @@ class Muon(torch.optim.Optimizer):
         weight_decay:float=.1, # pull to zero, a step and unit of `lr`
     ): super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay, parts=1))
 
-    @torch.no_grad()
-    def step(self):
-        "One step for all matrices"
-        for group in self.param_groups:
-            for p in group['params']: self.update(p, self.state[p], group)
-
 # %% ../nbs/04_train.ipynb #35138135
 @patch
-def update(self:Muon,
-    p, # (rows, cols) the matrix, changed in place
-    state:dict, # its running average
-    group:dict, # `lr`, `momentum`, `weight_decay`, `parts`
-) -> None:
-    "One step for one matrix"
-    m = state.setdefault('momentum', torch.zeros_like(p)).lerp_(p.grad, 1 - group['momentum'])
-    g = p.grad.lerp(m, group['momentum'])                              # Nesterov: look one step ahead
-    u = torch.cat([orthogonalize(part) for part in g.chunk(group['parts'])])
-    scale = .2 * math.sqrt(max(p.shape[0]/group['parts'], p.shape[1])) # its root mean square becomes about 0.2
-    p.mul_(1 - group['lr']*group['weight_decay']).add_(u, alpha=-group['lr']*scale)
+def look_ahead(self:Muon,
+    p, # (rows, cols) a matrix with a gradient
+    group:dict, # `momentum`, `parts`
+) -> tuple: # of `parts` gradients
+    "Update the average gradient of one matrix, and mix the fresh gradient in once more (Nesterov)"
+    m = self.state[p].setdefault('momentum', torch.zeros_like(p)).lerp_(p.grad, 1 - group['momentum'])
+    return p.grad.lerp(m, group['momentum']).chunk(group['parts'])
+
+@patch
+@torch.no_grad()
+def step(self:Muon) -> None:
+    "One step for all matrices, those of one shape together"
+    todo = [(p, g) for g in self.param_groups for p in g['params'] if p.grad is not None]
+    parts = [part for p, g in todo for part in self.look_ahead(p, g)]
+    flat = _orthogonal_parts(parts)
+    for p, g in todo:
+        u = torch.cat([next(flat) for _ in range(g['parts'])])
+        scale = .2 * math.sqrt(max(p.shape[0]/g['parts'], p.shape[1]))   # its root mean square becomes about 0.2
+        p.mul_(1 - g['lr']*g['weight_decay']).add_(u, alpha=-g['lr']*scale)
+
+def _orthogonal_parts(parts):
+    "`orthogonalize` for each of many matrices, in stacks of equal shapes"
+    wide, done, stacks = [G.T if G.shape[0] > G.shape[1] else G for G in parts], [None]*len(parts), {}
+    for i, G in enumerate(wide): stacks.setdefault(G.shape, []).append(i)
+    for which in stacks.values():
+        for i, X in zip(which, orthogonalize(torch.stack([wide[i] for i in which]))): done[i] = X if wide[i] is parts[i] else X.T
+    return iter(done)
 
 # %% ../nbs/04_train.ipynb #a95071ba
 def make_optimizers(
@@ -239,6 +255,83 @@ def _adamw(groups, lr):
     kw = dict(lr=lr, betas=(.9, .95), eps=1e-8)
     try: return torch.optim.AdamW(groups, fused=True, **kw)
     except RuntimeError: return torch.optim.AdamW(groups, **kw)
+
+# %% ../nbs/04_train.ipynb #f57be0e6
+class ChunkedLoss(torch.autograd.Function):
+    "Head and loss of a few rows at a time; what is kept is the gradient, not the logits (idea: Liger kernel, Hsu et al., 2024)"
+    @staticmethod
+    def forward(ctx, # PyTorch's, for what `backward` needs
+        h, # (N, C) hidden vectors
+        W, # (V, C) the head's matrix
+        y, # (N,) int64, the tokens that came
+        rows, # tokens whose logits exist at the same time
+    ): # nats a token, the mean
+        dtype = _product_dtype(h)
+        wide = torch.promote_types(dtype, torch.float32)
+        w, loss, dh, dW = W.to(dtype), 0., torch.empty_like(h), torch.zeros_like(W)
+        for hs, ys, out in zip(h.split(rows), y[:, None].split(rows), dh.split(rows)):
+            hs = hs.to(dtype)
+            logp = torch.log_softmax(hs @ w.T, -1, dtype=wide)                        # (rows, V)
+            loss -= logp.gather(1, ys).sum()
+            if not any(ctx.needs_input_grad): continue
+            p = logp.exp_().scatter_add_(1, ys, torch.full_like(ys, -1, dtype=wide)).to(dtype) # N times the gradient of the logits
+            out.copy_(p @ w)
+            dW = dW.addmm_(p.T, hs) if dW.dtype == dtype else dW.add_(p.T @ hs)       # (V, C)
+        ctx.save_for_backward(dh, dW)
+        return loss/len(y)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g): # of the loss → of h and W
+        dh, dW = ctx.saved_tensors
+        return dh.mul_(g/len(dh)), dW.mul_(g/len(dh)), None, None
+
+# %% ../nbs/04_train.ipynb #c1ccc4f8
+def _product_dtype(h):
+    "What matrix products are to be made in: what autocast says, else as they come"
+    kind = h.device.type
+    on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if on else h.dtype
+
+# %% ../nbs/04_train.ipynb #d172acdf
+def chunked_cross_entropy(
+    h, # (N, C) hidden vectors
+    W, # (V, C) the head's matrix
+    y, # (N,) int64, the tokens that came; each counts
+    rows:int=256, # tokens whose logits exist at the same time
+): # nats a token, the mean; float32 also where products are in sixteen bits
+    "`F.cross_entropy(h @ W.T, y)`, but at most (rows, V) logits exist at a time"
+    if not torch.is_grad_enabled(): h, W = h.detach(), W.detach()
+    return ChunkedLoss.apply(h, W, y, rows)
+
+# %% ../nbs/04_train.ipynb #d1d37544
+def predict_memory(
+    cfg:ModelConfig, # the model's shape
+    batch_size:int, # B
+    block_size:int, # T
+    checkpoint_activations:bool=False, # are activations forgotten and computed again?
+    rows:int=256, # tokens whose logits exist at the same time
+) -> dict: # bytes of each kind while training
+    "`predict_bytes`, with the chunked loss and, if asked for, with checkpointed activations"
+    need = predict_bytes(cfg, batch_size, block_size)
+    one, two = (predict_bytes(replace(cfg, n_layers=n), batch_size, block_size)['activations'] for n in (1, 2))
+    inputs = 4*batch_size*block_size*cfg.d_model*cfg.n_layers # what each block reads
+    if checkpoint_activations: need['activations'] = one + inputs
+    need['logits'] = 4*(2*min(rows, batch_size*block_size) + cfg.d_model)*cfg.vocab_size # a few rows twice, and the head's gradient
+    return {k: v for k, v in need.items() if k != 'kv_cache'}
+
+# %% ../nbs/04_train.ipynb #4d37a297
+@contextmanager
+def forgetful(
+    model:SmallLanguageModel, # its blocks, until the context ends
+    on:bool=True, # False: do nothing
+):
+    "Within, blocks keep only what they read and compute the rest again for the gradient, with the same dropout"
+    blocks = list(model.blocks) if on else []
+    for b in blocks: b.forward = partial(recompute, partial(type(b).forward, b), use_reentrant=False)
+    try: yield
+    finally:
+        for b in blocks: del b.forward
 
 # %% ../nbs/04_train.ipynb #64f017f5
 class History(list):
@@ -281,19 +374,30 @@ def plot(self:History,
 
 # %% ../nbs/04_train.ipynb #03765bda
 def language_model_loss(
-    net, # the model, or a wrapper around it
+    model:SmallLanguageModel, # the model
     x, # (B, T) int64, tokens
     y, # (B, T) int64, the token after each
-): # nats a token, the mean; float32 also where the logits are not
+): # nats a token, the mean; float32 also where products are in sixteen bits
     "How surprised the model is by what comes next"
-    return F.cross_entropy(net(x).flatten(0, 1).float(), y.flatten())
+    return chunked_cross_entropy(model.features(x).flatten(0, 1), model.lm_head.weight, y.flatten())
+
+class Objective(nn.Module):
+    "A model and its loss as one module"
+    def __init__(self, model:SmallLanguageModel): # the model
+        super().__init__()
+        self.model = model
+
+    def forward(self,
+        x, # (B, T) int64, tokens
+        y, # (B, T) int64, the token after each
+    ): return language_model_loss(self.model, x, y) # nats a token
 
 # %% ../nbs/04_train.ipynb #04a10810
 class LanguageModelTrainer:
     "Trains a model: resumable, exact, and stopped at any time without loss"
     def __init__(self,
         model:SmallLanguageModel, # trained in place
-    ): self.model, self.clock, self.resume_line = model, time.perf_counter, None
+    ): self.model, self.clock, self.resume_line, self.rank, self.world = model, time.perf_counter, None, 0, 1
 
 # %% ../nbs/04_train.ipynb #40c1f98e
 @patch
@@ -321,6 +425,7 @@ def train(self:LanguageModelTrainer,
     log_every:int=10, # steps between rows of the history
     resume=True, # True: go on where `out_dir` has a run; False: start over; 'changed': go on although arguments differ
     seed:int=0, # of batches and dropout
+    checkpoint_activations:bool=False, # keep only the input of each block and compute the rest again: less memory, more time
     compile:bool=False, # try `torch.compile`
     device=None, # where to train; None: the best there is
     verbose:bool=True, # report, and show a progress bar
@@ -330,13 +435,16 @@ def train(self:LanguageModelTrainer,
     Raises one ValueError that names every wrong argument, and FloatingPointError where the loss is not finite."""
     given = locals()
     self.args = check_arguments({k: v for k, v in given.items() if k != 'self'}, self.model.config)
-    self.read_data()
-    self.set_up()
-    self.resume()
-    self.report()
-    with graceful_stop(verbose) as wish, _own_randomness(self.device):
-        self.loop(wish)
-        return self.finish(wish.signal)
+    self.device = choose_device(device)
+    with several_processes(self.device) as (self.rank, self.world):
+        self.args.verbose = verbose and not self.rank
+        self.read_data()
+        self.set_up()
+        self.resume()
+        self.report()
+        with graceful_stop(self.args.verbose) as wish, _own_randomness(self.device):
+            self.loop(wish)
+            return self.finish(wish.signal)
 
 # %% ../nbs/04_train.ipynb #fc2e6107
 def argument_problems(
@@ -413,9 +521,10 @@ def read_data(self:LanguageModelTrainer) -> None:
     a, given = self.args, isinstance(self.args.data_path, (tuple, list))
     self.out_dir = Path(a.out_dir or Path('runs')/('data' if given else Path(a.data_path).stem))
     if given and isinstance(a.data_path[0], TokenSet): self.data, self.valid = a.data_path
-    else: self.data, self.valid = prepare(a.data_path, self.model.tokenizer, out_dir=self.out_dir/'data')
+    else:
+        with self.first_process_first(): self.data, self.valid = prepare(a.data_path, self.model.tokenizer, out_dir=self.out_dir/'data')
     self.block_size = a.block_size or choose_block_size(len(self.data), a.batch_size, self.model.config.max_seq_len)
-    self.per_epoch = steps_per_epoch(self.data, a.batch_size*a.grad_accum, self.block_size)
+    self.per_epoch = steps_per_epoch(self.data, a.batch_size*a.grad_accum*self.world, self.block_size)
     unlimited = a.epochs is None and a.max_minutes
     self.max_steps = a.max_steps or (math.inf if unlimited else math.ceil((a.epochs or 1) * self.per_epoch))
 
@@ -424,11 +533,12 @@ def read_data(self:LanguageModelTrainer) -> None:
 def set_up(self:LanguageModelTrainer) -> None:
     "Device, precision, optimizers: all that a run has before its first step"
     a = self.args
-    self.device = choose_device(a.device)
     self.model.to(self.device)
     self.set_precision(choose_precision(self.device, a.precision))
     self.optimizers = make_optimizers(self.model, a.optimizer, a.learning_rate, a.weight_decay)
-    self.net = compiled(self.model) if a.compile else self.model
+    self.objective = Objective(self.model)
+    self.net = compiled(self.objective) if a.compile else self.objective
+    if self.world > 1: self.net = nn.parallel.DistributedDataParallel(self.net, gradient_as_bucket_view=True)
     self.meta = dict(format=1, config=asdict(self.model.config), tokenizer=self.tokenizer_state())
     self.step, self.elapsed, self.best, self.history = 0, 0., dict(step=0, loss=math.inf), History()
     self.sums, self.norm, self.evaluated, self.saved, self.unsaved = [0., 0, 0.], 0., (-1, 0., 0.), (0, self.clock()), None
@@ -452,16 +562,17 @@ def autocast(self:LanguageModelTrainer): # a context
 
 # %% ../nbs/04_train.ipynb #39dd1c83
 def compiled(
-    model:nn.Module, # the model
-): # a compiled wrapper, or the model itself where that fails
+    objective:Objective, # model and loss
+): # a compiled wrapper, or the module itself where that fails
     "Try `torch.compile` on two tokens; fall back with one line"
+    ids = torch.zeros(1, 2, dtype=torch.long, device=objective.model.device)
     try:
-        net = torch.compile(model)
-        net(torch.zeros(1, 2, dtype=torch.long, device=model.device)).sum().backward()
+        net = torch.compile(objective)
+        net(ids, ids).backward()
     except Exception as e: # a compiler can fail in any way
         print(f'compile: not available here ({type(e).__name__}), training goes on without it')
-        net = model
-    model.zero_grad(set_to_none=True)
+        net = objective
+    objective.zero_grad(set_to_none=True)
     return net
 
 # %% ../nbs/04_train.ipynb #e5cf6408
@@ -470,10 +581,12 @@ def train_step(self:LanguageModelTrainer) -> tuple: # loss in nats a token, norm
     "Forward, loss, backward, clip, step"
     a, loss, lr = self.args, 0., self.learning_rate()
     for i in range(a.grad_accum):
-        x, y = self.micro_batch(self.step*a.grad_accum + i)
-        with self.autocast(): part = language_model_loss(self.net, x, y) / a.grad_accum
-        self.scaler.scale(part).backward()
-        loss += part.item()
+        x, y = self.micro_batch((self.step*a.grad_accum + i)*self.world + self.rank)
+        with self.share_gradients(i == a.grad_accum - 1):
+            with self.autocast(): part = self.net(x, y) / a.grad_accum
+            self.scaler.scale(part).backward()
+        loss = loss + part.detach()
+    loss = self.average(float(loss))
     for opt in self.optimizers: self.scaler.unscale_(opt)
     norm = nn.utils.clip_grad_norm_(self.model.parameters(), a.grad_clip or math.inf).item()
     self.check_finite(loss, norm, lr)
@@ -491,9 +604,18 @@ def micro_batch(self:LanguageModelTrainer,
     i:int, # which batch of the run, from 0
 ) -> tuple: # x, y: (B, T) int64 on the device
     "Batch `i`; dropout starts from the same number too, so nothing of chance needs saving"
-    torch.manual_seed(int(np.random.SeedSequence([self.args.seed, i]).generate_state(1)[0]))
+    _seed(int(np.random.SeedSequence([self.args.seed, i]).generate_state(1)[0]), self.device)
     x, y = batch(self.data, i, self.args.batch_size, self.block_size, seed=self.args.seed)
-    return x.to(self.device), y.to(self.device)
+    return _to(x, self.device), _to(y, self.device)
+
+def _seed(n, device):
+    "As `torch.manual_seed`, which takes a millisecond, because it thinks of every device"
+    torch.default_generator.manual_seed(n)
+    if device.type in ('cuda', 'mps'): getattr(torch, device.type).manual_seed(n)
+
+def _to(t, device):
+    "A card takes from pinned memory while the CPU goes on"
+    return t.pin_memory().to(device, non_blocking=True) if device.type == 'cuda' else t.to(device)
 
 # %% ../nbs/04_train.ipynb #2b59721f
 @patch
@@ -541,11 +663,11 @@ def validate(self:LanguageModelTrainer) -> float: # nats a token; nan where ther
     if n < 1: return math.nan
     T, total = min(self.block_size, n), 0.
     windows = min(steps_per_epoch(self.valid, 1, T), math.ceil(self.args.eval_tokens/T))
-    self.net.eval()
+    self.model.eval()
     for i in range(math.ceil(windows/B)):
         x, y = (t[:windows - i*B].to(self.device) for t in batch(self.valid, i, B, T, seed=0)) # the last batch may be a smaller one
-        with self.autocast(): total += language_model_loss(self.net, x, y).item() * len(x)
-    self.net.train()
+        with self.autocast(): total += self.objective(x, y).item() * len(x)
+    self.model.train()
     return total/windows
 
 # %% ../nbs/04_train.ipynb #007a01d4
@@ -555,16 +677,21 @@ def loop(self:LanguageModelTrainer,
 ) -> None:
     "Steps, and between them what watches over them"
     self.start = self.clock() - self.elapsed
-    with explain_memory(self.model.config, self.args.batch_size, self.block_size), self.progress_bar() as bar:
+    a = self.args
+    with explain_memory(self.model.config, a.batch_size, self.block_size, a.checkpoint_activations), \
+         forgetful(self.model, a.checkpoint_activations), self.progress_bar() as bar:
         if not self.history: self.log(evaluate=True)
-        self.net.train()
+        self.model.train()
+        self.agree(wish)
         while self.step < self.planned_steps() and not wish.signal:
             t = self.clock()
             loss, self.norm = self.train_step()
             self.elapsed = self.clock() - self.start
             self.sums = [self.sums[0] + loss, self.sums[1] + 1, self.sums[2] + self.clock() - t]
+            self.agree(wish)
             self.show(bar)
             self.watch()
+            self.agree(wish)
 
 # %% ../nbs/04_train.ipynb #81641200
 @patch
@@ -600,7 +727,7 @@ def row(self:LanguageModelTrainer) -> dict: # a row of the history; `loss` is th
 @patch
 def step_tokens(self:LanguageModelTrainer): # int
     "Tokens of an optimizer step"
-    return self.args.batch_size * self.args.grad_accum * self.block_size
+    return self.args.batch_size * self.args.grad_accum * self.block_size * self.world
 
 # %% ../nbs/04_train.ipynb #e1d6afcf
 @patch
@@ -629,6 +756,7 @@ def log(self:LanguageModelTrainer,
 def append_line(self:LanguageModelTrainer, line, # one JSON object
                ):
     "Add a line to history.jsonl; a disk that is full must not stop the run"
+    if self.rank: return
     try:
         self.out_dir.mkdir(parents=True, exist_ok=True)
         with open(self.out_dir/'history.jsonl', 'a', encoding='utf-8') as f: f.write(line + '\n')
@@ -670,10 +798,11 @@ def state(self:LanguageModelTrainer) -> dict: # tensors and plain values only
 @patch
 def identity(self:LanguageModelTrainer) -> dict: # plain values
     "What must be the same for a run to be the same run"
-    names = ('batch_size', 'grad_accum', 'learning_rate', 'warmup_steps', 'weight_decay', 'grad_clip', 'optimizer', 'schedule', 'seed')
+    names = ('batch_size', 'learning_rate', 'warmup_steps', 'weight_decay', 'grad_clip', 'optimizer', 'schedule', 'seed')
     return dict(model=self.meta['config'], vocabulary=self.meta['tokenizer'] and self.model.tokenizer.fingerprint,
                 data=[d.fingerprint if d is not None else None for d in (self.data, self.valid)],
-                arguments={n: getattr(self.args, n) for n in names} | dict(min_lr=self.min_lr(), block_size=self.block_size))
+                arguments={n: getattr(self.args, n) for n in names} | dict(grad_accum=self.args.grad_accum*self.world, # of all processes
+                                                                           min_lr=self.min_lr(), block_size=self.block_size))
 
 # %% ../nbs/04_train.ipynb #7cd078f8
 @patch
@@ -688,6 +817,7 @@ def save(self:LanguageModelTrainer,
     name:str='last.pt', # a file of `out_dir`
 ) -> bool: # was it written?
     "Write a checkpoint, or leave the old one as it was and say so; with best.pt comes model.pth, the model alone"
+    if self.rank: return True # the first process writes for all
     try:
         atomic_save(self.state(), self.out_dir/name)
         if name == 'best.pt': self.model.save(self.out_dir/'model.pth')
@@ -740,12 +870,13 @@ def resume(self:LanguageModelTrainer) -> None:
     "Go on where `out_dir` has a run of the same model, data and arguments"
     if self.args.resume is False: return self.forget()
     state, refused = read_run(self.out_dir)
-    for r in refused: tqdm.write(f'refused: {r}')
-    if state is None: return (self.out_dir/'history.jsonl').unlink(missing_ok=True) # a run that was killed before its first checkpoint
+    for r in refused if not self.rank else (): tqdm.write(f'refused: {r}')
+    if state is None: return self.rank or (self.out_dir/'history.jsonl').unlink(missing_ok=True) # killed before its first checkpoint
     hard, soft = run_differences(state['identity'], self.identity())
     if hard or soft and self.args.resume != 'changed':
         raise ValueError(f'{self.out_dir} holds another run:\n' + '\n'.join(f'- {d}' for d in hard + soft) + '\nChoose another out_dir, '
-                         'or resume=False to start over' + ('' if hard else ", or resume='changed' to go on with the new values"))
+                         'or resume=False to start over' + ('' if hard else ", or resume='changed' to go on with the new values")
+                         + '. (grad_accum is that of all processes together)'*any('grad_accum' in d for d in soft))
     self.load_state(state)
     self.say(f'going on at step {self.step} of the run in {self.out_dir}')
 
@@ -766,13 +897,14 @@ def load_state(self:LanguageModelTrainer,
     if state['scaler'] and self.scaler.is_enabled(): self.scaler.load_state_dict(state['scaler'])
     for name in ('step', 'elapsed', 'best', 'evaluated', 'sums', 'norm'): setattr(self, name, state[name])
     self.history, self.saved = History.loads(state['history']), (self.step, self.clock())
-    try: (self.out_dir/'history.jsonl').write_text(state['history'], encoding='utf-8') # rows after the checkpoint will come again
+    try: self.rank or (self.out_dir/'history.jsonl').write_text(state['history'], encoding='utf-8') # rows after the checkpoint will come again
     except OSError as e: self.say(f'history.jsonl was not written ({e})')
 
 # %% ../nbs/04_train.ipynb #12bfac97
 @patch
 def forget(self:LanguageModelTrainer) -> None:
     "Remove the files of an earlier run from `out_dir`"
+    if self.rank: return
     for name in ('last.pt', 'best.pt', 'model.pth', 'history.jsonl'): (self.out_dir/name).unlink(missing_ok=True)
     for p in [*self.out_dir.glob('step-*.pt'), *self.out_dir.glob('*.tmp')]: p.unlink()
 
@@ -800,6 +932,64 @@ def _own_randomness(device):
     with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []): yield
 
 # %% ../nbs/04_train.ipynb #3915e673
+@contextmanager
+def several_processes(
+    device:torch.device, # where this process trains
+): # (which of the processes this is, how many there are): (0, 1) where torchrun did not start several
+    "Within, the processes that torchrun started know of each other"
+    world, mine = int(os.environ.get('WORLD_SIZE', 1)), dist.is_available() and not dist.is_initialized()
+    if world == 1: yield 0, 1; return
+    if device.type == 'cuda': torch.cuda.set_device(device)
+    if mine: dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo', timeout=timedelta(hours=12)) # a large text takes its time
+    yield dist.get_rank(), dist.get_world_size()
+    if mine: dist.destroy_process_group()
+
+# %% ../nbs/04_train.ipynb #0f178cb6
+@patch
+@contextmanager
+def first_process_first(self:LanguageModelTrainer):
+    "The first process does it alone, then the others"
+    if self.rank: dist.barrier()
+    yield
+    if self.world > 1 and not self.rank: dist.barrier()
+
+@patch
+def share_gradients(self:LanguageModelTrainer,
+    now:bool, # is this the last batch of the step?
+): # a context for forward and backward
+    "Gradients are averaged over processes at the end of a step, not before"
+    return nullcontext() if now or self.world == 1 else self.net.no_sync()
+
+@patch
+def average(self:LanguageModelTrainer,
+    x:float, # a number of this process
+) -> float: # the mean over processes
+    "The same number in all processes"
+    return self.sum_over_processes([x])[0]/self.world if self.world > 1 else x
+
+@patch
+def sum_over_processes(self:LanguageModelTrainer,
+    xs:list, # of numbers
+) -> list: # their sums
+    "Add up, number by number"
+    t = torch.tensor(xs, dtype=torch.float64, device=self.device)
+    dist.all_reduce(t)
+    return t.tolist()
+
+# %% ../nbs/04_train.ipynb #0557bafb
+@patch
+def agree(self:LanguageModelTrainer,
+    wish, # `wish.signal` is set when somebody wants to stop
+) -> None:
+    "All processes take the first one's clock, and stop when one is asked to. Raises ValueError where they are at different steps"
+    if self.world == 1: return
+    clock = [v * (self.rank == 0) for v in (self.elapsed, *self.evaluated[1:])]
+    self.elapsed, *evaluated, steps, stop = self.sum_over_processes([*clock, self.step, bool(wish.signal)])
+    if steps != self.step*self.world: raise ValueError(f'out_dir={str(self.out_dir)!r}: processes found different runs there; name a folder that all machines share')
+    self.start, self.evaluated = self.clock() - self.elapsed, (self.evaluated[0], *evaluated)
+    if stop and not wish.signal: wish.signal = 'SIGTERM'
+
+# %% ../nbs/04_train.ipynb #6c8097a5
 @patch
 def finish(self:LanguageModelTrainer,
     stopped:str, # the signal that ended the run, or None
@@ -807,13 +997,22 @@ def finish(self:LanguageModelTrainer,
     "Save, take the best weights, and say what comes next"
     if not stopped and self.evaluated[0] != self.step: self.log(evaluate=True)
     if self.saved[0] != self.step: self.save('last.pt')
+    if self.world > 1: dist.barrier() # the files are there for all
     if not self.best['step']: self.save('best.pt') # nothing was validated: the last is the best
     elif self.best['step'] != self.step and not self.unsaved: self.take_best()
-    for p in self.out_dir.glob('*.tmp'): p.unlink() # left by a run that was killed
+    if not self.rank:
+        if not self.unsaved and not _is_model(self.out_dir/'model.pth'): self.model.save(self.out_dir/'model.pth') # missing or damaged
+        for p in self.out_dir.glob('*.tmp'): p.unlink() # left by a run that was killed
     self.model.eval()
     self.history.stopped, self.history.out_dir = stopped, self.out_dir
     self.say(self.closing_words(stopped))
     return self.history
+
+# %% ../nbs/04_train.ipynb #a5002aed
+def _is_model(path):
+    "Can the model at `path` be loaded?"
+    try: return 'slm_scratch' in safe_load(path)
+    except (ValueError, OSError): return False
 
 # %% ../nbs/04_train.ipynb #027faf01
 @patch
@@ -850,7 +1049,7 @@ def call_again(self:LanguageModelTrainer):
 def report(self:LanguageModelTrainer):
     "What was chosen, and why"
     a, cfg, n = self.args, self.model.config, self.step_tokens()
-    need = sum(v for k, v in predict_bytes(cfg, a.batch_size, self.block_size).items() if k != 'kv_cache')
+    need = sum(predict_memory(cfg, a.batch_size, self.block_size, a.checkpoint_activations).values())
     much = 'as long as the clock allows' if self.max_steps == math.inf else f'{self.max_steps:,} steps'
     self.say(f'data: {len(self.data):,} tokens to train on, an epoch is {self.per_epoch:,} steps of {n:,} tokens (block_size={self.block_size})\n'
              f'model: {predict_parameters(cfg)["total"]:,} parameters; training should need about {_size(need)}\n'
@@ -868,16 +1067,18 @@ def explain_memory(
     cfg:ModelConfig, # the model's shape
     batch_size:int, # B
     block_size:int, # T
+    checkpoint_activations:bool=False, # as for `train`
 ):
     "Turn an out-of-memory error into one that says what to shrink"
     try: yield
     except (RuntimeError, MemoryError) as e:
         if not isinstance(e, MemoryError) and not any(w in str(e).lower() for w in ('out of memory', "can't allocate", 'not enough memory')): raise
-        gb = {k: _size(v) for k, v in predict_bytes(cfg, batch_size, block_size).items()}
-        raise MemoryError(f'out of memory. Predicted: activations {gb["activations"]} and logits {gb["logits"]}, both in proportion to '
-            f'batch_size={batch_size} and block_size={block_size} (halve batch_size and double grad_accum: the same training in half of '
-            f'it); weights {gb["weights"]}, gradients {gb["gradients"]}, optimizer {gb["optimizer"]}: for less of these a smaller '
-            f'd_model={cfg.d_model}, n_layers={cfg.n_layers} or vocabulary ({cfg.vocab_size} tokens)') from e
+        gb = {k: _size(v) for k, v in predict_memory(cfg, batch_size, block_size, checkpoint_activations).items()}
+        raise MemoryError(f'out of memory. Predicted: activations {gb["activations"]}, in proportion to batch_size={batch_size} and '
+            f'block_size={block_size} (halve batch_size and double grad_accum: the same training in half of it'
+            + ('' if checkpoint_activations else '; or checkpoint_activations=True') +
+            f'); logits {gb["logits"]}, weights {gb["weights"]}, gradients {gb["gradients"]}, optimizer {gb["optimizer"]}: for less of '
+            f'these a smaller d_model={cfg.d_model}, n_layers={cfg.n_layers} or vocabulary ({cfg.vocab_size} tokens)') from e
 
 # %% ../nbs/04_train.ipynb #8e3781ba
 @dataclass
@@ -966,6 +1167,8 @@ _IN_SHELL = {'resume=False': '--fresh', "resume='changed'": '--changed', 'max_st
              'n_stories=': '--stories ', 'train got': 'there are',
              ' wrong argument(s)': ' wrong option(s)'} # how messages of `train` sound in a shell
 
+def _rank(): return int(os.environ.get('RANK', 0)) # of this process among those that torchrun started
+
 def run_cli(
     job, # a function; returns the name of the signal that stopped it, or None
     name:str='slm-train', # of the program, before its error
@@ -976,7 +1179,7 @@ def run_cli(
     except (ValueError, OSError, MemoryError, FloatingPointError) as e:
         text = ' '.join(str(e).split('\n'))
         for python, shell in _IN_SHELL.items(): text = text.replace(python, shell)
-        print(f'{name}: {text}', file=sys.stderr)
+        if not _rank(): print(f'{name}: {text}', file=sys.stderr)
         sys.exit(2)
     if stopped: sys.exit(128 + signal.Signals[stopped])
 
@@ -1016,6 +1219,7 @@ def _train(o): # namespace of the options
     kw |= dict(max_steps=o.steps, max_minutes=o.minutes or (None if o.steps or o.epochs else 5.),
                resume=False if o.fresh else 'changed' if o.changed else True)
     check_arguments(kw, cfg := _config(o))
+    if _rank(): sys.stdout = open(os.devnull, 'w', encoding='utf-8') # the first process speaks for all
     tok = _vocabulary(o.data, o.vocab)
     torch.manual_seed(o.seed)
     trainer = LanguageModelTrainer(SmallLanguageModel(replace(cfg, vocab_size=tok.vocab_size), tok))
@@ -1060,6 +1264,7 @@ def train_cli(
     fresh:bool=False, # start over where the folder holds a run
     changed:bool=False, # go on with the run although options differ
     seed:int=0, # of weights, batches and dropout
+    checkpoint_activations:bool=False, # less memory, more time: activations are computed again
     compile:bool=False, # try torch.compile
     device:str=None, # such as cpu, cuda, mps [the best there is]
 ): # exit code 0; 2 after a mistake in the options or the data; 130 when stopped by Ctrl-C, after saving

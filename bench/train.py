@@ -1,0 +1,168 @@
+"""One training step, ours beside nanoGPT's model and transformers' GPT-2: the same weights' shape, the same batches, each in a process of its own.
+
+    python bench/train.py --nanogpt PATH      # a checkout of karpathy/nanoGPT; without it, git fetches one into a temporary folder
+    python bench/train.py --ours fp32 bf16    # and how we compute
+
+Tokens a second: the fastest of a few rounds, which are taken in turn, so that a busy minute hurts all alike. Memory: the peak of the process, less what it
+had after its imports. Peers run as they come on a CPU: float32, AdamW as they make it. Nothing of theirs is part of this project."""
+import argparse, json, math, os, resource, subprocess, sys, tempfile, time
+from pathlib import Path
+
+SIZES = dict(vocab_size=50257, d_model=512, n_heads=8, n_layers=6, max_seq_len=1024) # the default model
+
+def batches(B, T, seed=0):
+    "Random tokens: what they say does not matter for speed"
+    import torch
+    g = torch.Generator().manual_seed(seed)
+    while True:
+        ids = torch.randint(SIZES['vocab_size'], (B, T + 1), generator=g)
+        yield ids[:, :-1], ids[:, 1:].contiguous()
+
+# ---- the steps: each function returns step(x, y) → loss ----
+
+def ours(precision, memory=False):
+    "The step of `LanguageModelTrainer`, batch and all"
+    import torch
+    from types import SimpleNamespace
+    from slm_scratch import LanguageModelTrainer, ModelConfig, SmallLanguageModel
+    from slm_scratch.train import check_arguments, forgetful
+    trainer = LanguageModelTrainer(SmallLanguageModel(ModelConfig(**SIZES)))
+    trainer.args = check_arguments(dict(precision=precision, device='cpu', verbose=False, checkpoint_activations=memory), trainer.model.config)
+    trainer.device, trainer.tokenizer_state = torch.device('cpu'), lambda: None
+    trainer.max_steps, trainer.out_dir = 10**6, Path('nowhere')
+    trainer.set_up()
+    def step(x, y):
+        trainer.micro_batch = lambda i: (x, y)
+        with forgetful(trainer.model, memory): return trainer.train_step()[0]
+    return step
+
+def nanogpt(path):
+    "The step of nanoGPT's train.py, with gradient accumulation 1"
+    import torch
+    sys.path.insert(0, str(path))
+    from model import GPT, GPTConfig
+    c = SIZES
+    model = GPT(GPTConfig(block_size=c['max_seq_len'], vocab_size=c['vocab_size'], n_layer=c['n_layers'], n_head=c['n_heads'], n_embd=c['d_model'], bias=True))
+    opt = model.configure_optimizers(.1, 6e-4, (.9, .95), 'cpu')
+    return plain_step(model, opt, lambda x, y: model(x, y)[1])
+
+def huggingface():
+    "GPT-2 of transformers, with its own loss and PyTorch's AdamW"
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+    c = SIZES
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=c['vocab_size'], n_positions=c['max_seq_len'], n_embd=c['d_model'], n_head=c['n_heads'], n_layer=c['n_layers'],
+                                       resid_pdrop=0., embd_pdrop=0., attn_pdrop=0., bos_token_id=None, eos_token_id=None, use_cache=False))
+    model.train()
+    # its loss shifts the labels itself, so it gets the inputs and predicts one token fewer
+    return plain_step(model, torch.optim.AdamW(model.parameters(), lr=6e-4, betas=(.9, .95), weight_decay=.1), lambda x, y: model(input_ids=x, labels=x).loss)
+
+def plain_step(model, opt, loss_of):
+    "Forward, backward, clip, step"
+    import torch
+    def step(x, y):
+        loss = loss_of(x, y)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
+        opt.step(); opt.zero_grad(set_to_none=True)
+        return loss.item()
+    return step
+
+def make(name, path):
+    if name == 'nanogpt': return nanogpt(path)
+    if name == 'transformers': return huggingface()
+    return ours(*name.split('-')[1:2], memory=name.endswith('recompute'))
+
+# ---- a worker: a process that makes one step after another, when it is told to ----
+
+def imports(name):
+    "What is loaded before memory is counted: it is nobody's step"
+    import torch, torch._dynamo, torch.utils.checkpoint
+    if name == 'transformers': import transformers.models.gpt2.modeling_gpt2
+    if name.startswith('ours'): import slm_scratch.train
+
+def worker(name, path, B, T):
+    "Answer each line on stdin with the seconds of a step, its loss, and the peak of the memory so far"
+    out, sys.stdout = sys.stdout, sys.stderr
+    imports(name)
+    peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*1024
+    before, data = peak(), batches(B, T)
+    import torch
+    torch.manual_seed(0)
+    step = make(name, path)
+    for _ in sys.stdin:
+        x, y = next(data)
+        t = time.perf_counter()
+        loss = step(x, y)
+        print(json.dumps(dict(seconds=time.perf_counter() - t, loss=float(loss), peak=peak() - before)), file=out, flush=True)
+
+class Worker:
+    "The other end of a `worker`"
+    def __init__(self, name, args, B):
+        cmd = [sys.executable, __file__, '--worker', name, '--nanogpt', str(args.nanogpt), '--batch', str(B), '--block', str(args.block)]
+        self.p = subprocess.Popen(cmd, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=None if args.loud else subprocess.DEVNULL, text=True, encoding='utf-8')
+    def step(self):
+        self.p.stdin.write('\n'); self.p.stdin.flush()
+        line = self.p.stdout.readline()
+        if not line: raise SystemExit(f'{self.p.args[3]} failed; run again with --loud')
+        return json.loads(line)
+    def close(self): self.p.stdin.close(); self.p.wait()
+
+def race(names, args):
+    "name → tokens a second of its fastest step, first loss"
+    runners = {n: Worker(n, args, args.batch) for n in names}
+    first = {n: w.step()['loss'] for n, w in runners.items()} # warm-up
+    best = dict.fromkeys(names, math.inf)
+    for _ in range(args.rounds):
+        for n, w in runners.items(): best[n] = min(best[n], w.step()['seconds'])
+    for w in runners.values(): w.close()
+    return {n: args.batch*args.block/s for n, s in best.items()}, first
+
+def peaks(names, args):
+    "name → bytes, the peak of two steps (the second has the optimizer's averages)"
+    res = {}
+    for n in names:
+        w = Worker(n, args, args.memory_batch)
+        w.step(); res[n] = w.step()['peak']
+        w.close()
+    return res
+
+def fetch_nanogpt(folder):
+    "nanoGPT, into a temporary folder"
+    subprocess.run(['git', 'clone', '-q', '--depth', '1', 'https://github.com/karpathy/nanoGPT', str(folder)], check=True)
+    return folder
+
+def table(speed, memory, first, names):
+    "Markdown, with ratios to each peer"
+    peers = [n for n in ('nanogpt', 'transformers') if n in names]
+    lines = ['| step | tokens a second | ' + ' | '.join(f'x {p}' for p in peers) + ' | peak memory | ' + ' | '.join(f'of {p}' for p in peers) + ' | first loss |',
+             '| --- ' + '| ---: '*(3 + 2*len(peers)) + '|']
+    for n in names:
+        lines.append(f'| {n} | {speed[n]:,.0f} | ' + ' | '.join(f'{speed[n]/speed[p]:.2f}' for p in peers) + f' | {memory[n]/1e9:.2f} GB | '
+                     + ' | '.join(f'{memory[n]/memory[p]:.0%}' for p in peers) + f' | {first[n]:.3f} |')
+    return '\n'.join(lines)
+
+if __name__ == '__main__':
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument('--nanogpt', type=Path, help='a checkout of karpathy/nanoGPT')
+    ap.add_argument('--ours', nargs='*', default=['fp32', 'bf16'], help='precisions of ours')
+    ap.add_argument('--batch', type=int, default=4); ap.add_argument('--block', type=int, default=256)
+    ap.add_argument('--memory_batch', type=int, default=16, help='windows in a batch where memory is measured')
+    ap.add_argument('--rounds', type=int, default=5)
+    ap.add_argument('--json', type=Path, help='write the numbers there too')
+    ap.add_argument('--loud', action='store_true', help='show what the workers print')
+    ap.add_argument('--worker', help=argparse.SUPPRESS)
+    args = ap.parse_args()
+    if args.worker: sys.exit(worker(args.worker, args.nanogpt, args.batch, args.block))
+    with tempfile.TemporaryDirectory() as tmp:
+        if args.nanogpt is None: args.nanogpt = fetch_nanogpt(Path(tmp)/'nanoGPT')
+        import torch, transformers
+        names = ['nanogpt', 'transformers', *(f'ours-{p}' for p in args.ours)]
+        speed, first = race(names, args)
+        more = [*names, f'ours-{args.ours[0]}-recompute']
+        memory = peaks(more, args)
+    print(f'{args.batch} x {args.block} tokens a step, {args.rounds} rounds; memory at {args.memory_batch} x {args.block}; torch {torch.__version__}, '
+          f'transformers {transformers.__version__}, {os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())} thread(s)\n')
+    print(table(speed, memory, first, names))
+    print(f'\nwith checkpoint_activations: {memory[more[-1]]/1e9:.2f} GB')
+    if args.json: args.json.write_text(json.dumps(dict(speed=speed, memory=memory, first=first)), encoding='utf-8')

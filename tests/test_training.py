@@ -1,0 +1,332 @@
+"Training that can be left alone: killed, interrupted, given bad files or a full disk; each time it ends in the same bits."
+import json, os, random, re, shutil, signal, subprocess, sys, time
+from pathlib import Path
+import pytest, torch
+from conftest import root, run
+from slm_scratch.data import TokenSet, tales
+from slm_scratch.model import ModelConfig, SmallLanguageModel, safe_load
+from slm_scratch.tokenizer import Tokenizer
+from slm_scratch.train import LanguageModelTrainer, train_cli
+
+# ---- a small run in which everything can be lost: dropout, accumulation, averages of two optimizers, a scaler ----
+
+KINDS = dict(muon=dict(optimizer='muon', precision='fp32'), fp16=dict(precision='fp16', schedule='wsd'))
+STEPS = 64
+
+class Ticking(LanguageModelTrainer):
+    "Calls `tick(step)` after each step"
+    tick = staticmethod(lambda step: None)
+    def train_step(self):
+        res = super().train_step()
+        self.tick(self.step)
+        return res
+
+def small_run(desk, out, trainer=Ticking, **kw):
+    "Train, or go on, as a fresh process would: nothing of an earlier life is used but the files"
+    tok = Tokenizer.load(desk/'tok.json')
+    torch.manual_seed(7)
+    model = SmallLanguageModel(ModelConfig(vocab_size=tok.vocab_size, d_model=24, n_heads=2, n_layers=2, max_seq_len=16, dropout=.1), tok)
+    usual = dict(batch_size=2, grad_accum=2, learning_rate=3e-3, max_steps=STEPS, eval_every=6, eval_tokens=64, log_every=1, checkpoint_every=2, verbose=False, device='cpu')
+    trainer(model).train(desk/'story.txt', out_dir=out, **usual | kw)
+    return model
+
+def bare_run(path):
+    "A checkpoint without its seconds, which are never the same twice"
+    s = safe_load(path)
+    rows = [{k: v for k, v in json.loads(l).items() if k not in ('seconds', 'tokens_per_second')} for l in s.pop('history').splitlines()]
+    return s | dict(elapsed=0, evaluated=s['evaluated'][0], sums=s['sums'][:2], rows=rows)
+
+def differences(a, b, at=''):
+    "Places where two nested values are not equal, bit for bit"
+    if isinstance(a, torch.Tensor): return [] if isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b) else [at]
+    if type(a) != type(b): return [at]
+    if isinstance(a, dict): return [d for k in a.keys() | b.keys() for d in (differences(a[k], b[k], f'{at}.{k}') if k in a and k in b else [f'{at}.{k}'])]
+    if isinstance(a, (list, tuple)): return [at] if len(a) != len(b) else [d for i, (x, y) in enumerate(zip(a, b)) for d in differences(x, y, f'{at}.{i}')]
+    return [] if a == b else [at]
+
+def same_end(one, two):
+    "Both folders hold the same run, to the last bit"
+    for name in ('last.pt', 'best.pt'): assert differences(bare_run(one/name), bare_run(two/name)) == [], name
+    assert differences(safe_load(one/'model.pth'), safe_load(two/'model.pth')) == []
+    lines = (two/'history.jsonl').read_text(encoding='utf-8')
+    assert lines == safe_load(two/'last.pt')['history'], 'history.jsonl is the history'
+    assert sorted(p.name for p in two.iterdir()) == ['best.pt', 'data', 'history.jsonl', 'last.pt', 'model.pth'], 'nothing is left over'
+
+# ---- a nursery: Python and torch start once, each life is a fork of it, a process of its own that can be killed ----
+
+def spawn(f):
+    "Run `f(pipe)` in a process of its own; its id, and the pipe on which it speaks"
+    r, w = os.pipe()
+    if not (pid := os.fork()):
+        os.close(r)
+        code = 1
+        try: f(w); code = 0
+        finally: os._exit(code)
+    os.close(w)
+    return pid, r
+
+def life(desk, out, **kw):
+    "A life of the run, with a dot on the pipe after each step"
+    def f(pipe):
+        Ticking.tick = staticmethod(lambda step: os.write(pipe, b'.'))
+        small_run(desk, out, **kw)
+    return f
+
+def kill_again_and_again(desk, out, kills, rng, **kw):
+    "Kill the run `kills` times: after some steps and a part of another, or as soon as a file is being written; what each death left"
+    deaths = []
+    while len(deaths) < kills:
+        writing = rng.random() < .5
+        pid, pipe = spawn(life(desk, out, **kw))
+        steps = sum(len(os.read(pipe, 1)) for _ in range(rng.randrange(4)))
+        end = time.perf_counter() + (2 if writing else rng.random()*.02)
+        while time.perf_counter() < end and not (writing and list(out.glob('*.tmp'))): time.sleep(1e-4)
+        os.kill(pid, signal.SIGKILL)
+        status = os.waitpid(pid, 0)[1]
+        os.close(pipe)
+        assert os.WIFSIGNALED(status), 'the run ended before it was killed'
+        try: at = safe_load(out/'last.pt')['step']
+        except FileNotFoundError: at = 0
+        deaths.append(dict(steps=steps, writing=bool(list(out.glob('*.tmp'))), saved=at))
+    return deaths
+
+def nursery(job):
+    "What a nursery is asked for, in its own process"
+    desk, out, kw = Path(job['desk']), Path(job['out']), job['kw']
+    small_run(desk, out.parent/'warm', **kw | dict(max_steps=4))   # what PyTorch loads late is loaded before the first fork
+    if job['do'] == 'kill': return kill_again_and_again(desk, out, job['kills'], random.Random(job['seed']), **kw)
+    pid, pipe = spawn(life(desk, out, **kw))                       # 'stop': a signal in the middle of a step, and what came of it
+    for _ in range(job['steps']): os.read(pipe, 1)
+    os.kill(pid, getattr(signal, job['do']))
+    later = sum(iter(lambda: len(os.read(pipe, 1)), 0))
+    return dict(later=later, code=os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+def ask(desk, out, **job):
+    "A nursery's answer"
+    env = os.environ | dict(PYTHONPATH=os.pathsep.join([str(root), os.environ.get('PYTHONPATH', '')]), OMP_NUM_THREADS='1')
+    job |= dict(desk=str(desk), out=str(out))
+    return json.loads(run(sys.executable, __file__, json.dumps(job), env=env, timeout=120).stdout.splitlines()[-1])
+
+@pytest.fixture(scope='module')
+def desk(tmp_path_factory):
+    "A text, its vocabulary, and a run of each kind that nobody disturbed"
+    d = tmp_path_factory.mktemp('desk')
+    texts = [t.text for t in tales(12)]
+    (d/'story.txt').write_text('\n<|endoftext|>\n'.join(texts), encoding='utf-8')
+    Tokenizer.train(texts, 300).save(d/'tok.json')
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1) # as in a nursery: sums come out the same only in the same order
+    for kind, kw in KINDS.items(): small_run(d, d/kind, **kw)
+    yield d
+    torch.set_num_threads(threads)
+
+# ---- killed ----
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_killed_twenty_times(kind, desk, tmp_path):
+    "SIGKILL at 20 random moments, many of them while a file is being written: the end is the same, bit for bit"
+    out = tmp_path/'run'
+    deaths = ask(desk, out, do='kill', kills=20, seed=len(kind), kw=KINDS[kind])
+    assert sum(d['writing'] for d in deaths) >= 4, deaths
+    assert all(a['saved'] <= b['saved'] for a, b in zip(deaths, deaths[1:])), 'never back behind a checkpoint'
+    assert deaths[-1]['saved'] < STEPS, deaths
+    small_run(desk, out, **KINDS[kind])
+    same_end(desk/kind, out)
+
+# ---- stopped ----
+
+@pytest.mark.parametrize('name', ['SIGINT', 'SIGTERM'])
+def test_stopped(name, desk, tmp_path):
+    "A signal to a real process: the step is finished and saved, and the run goes on from there"
+    out = tmp_path/'run'
+    res = ask(desk, out, do=name, steps=9, kw=KINDS['muon'])
+    assert res['code'] == 0 and res['later'] < 20, res
+    assert safe_load(out/'last.pt')['step'] == 9 + res['later'], 'every step that was made is saved'
+    small_run(desk, out, **KINDS['muon'])
+    same_end(desk/'muon', out)
+
+def stopped_at(step, desk, out, kind='muon', signal_=signal.SIGINT):
+    "A run that was stopped after `step`"
+    class Stopped(Ticking):
+        def tick(self, at):
+            if at == step: signal.raise_signal(signal_)
+    small_run(desk, out, Stopped, **KINDS[kind])
+    assert safe_load(out/'last.pt')['step'] == step
+
+# ---- bad files ----
+
+class Evil:
+    "A pickle can call any function while it is opened carelessly: this one would leave a file behind"
+    def __init__(self, path): self.path = path
+    def __reduce__(self): return os.mkdir, (str(self.path),)
+
+def cut(path): path.write_bytes(path.read_bytes()[:path.stat().st_size//2])
+def empty(path): path.write_bytes(b'')
+def bit(path):
+    b = bytearray(path.read_bytes())
+    b[len(b)//2] ^= 16
+    path.write_bytes(b)
+def poison(path): torch.save(safe_load(path) | dict(step=Evil(path.parent.parent/'harm')), path)
+def stranger(path): torch.save(dict(weights=torch.ones(3)), path)
+DAMAGE = dict(cut='cut off|damaged|cannot', empty='cannot', bit='checksum|damaged', poison='might run code', stranger='not a checkpoint|no config')
+
+@pytest.fixture(scope='module')
+def halfway(desk):
+    "A run that was stopped after step 33"
+    stopped_at(33, desk, desk/'halfway')
+    return desk/'halfway'
+
+def copy_of(run, tmp_path): return Path(shutil.copytree(run, tmp_path/'run'))
+
+def test_poison_is_poison(tmp_path):
+    "The hostile file of these tests does harm where it is opened carelessly"
+    torch.save(dict(step=Evil(tmp_path/'harm')), tmp_path/'x.pt')
+    torch.load(tmp_path/'x.pt', weights_only=False)
+    assert (tmp_path/'harm').exists()
+
+@pytest.mark.parametrize('how', DAMAGE)
+def test_bad_last(how, halfway, desk, tmp_path, capsys):
+    "A bad last.pt is refused with its reason; best.pt takes over, and the end is the same"
+    out = copy_of(halfway, tmp_path)
+    globals()[how](out/'last.pt')
+    small_run(desk, out, **KINDS['muon'])
+    said = ''.join(capsys.readouterr())
+    assert re.search(rf'refused: .*last\.pt.*({DAMAGE[how]})', said), said
+    assert not (tmp_path/'harm').exists()
+    same_end(desk/'muon', out)
+
+@pytest.mark.parametrize('how', DAMAGE)
+def test_bad_best(how, halfway, desk, tmp_path):
+    "A bad best.pt does no harm as long as last.pt is good: the next best model replaces it"
+    out = copy_of(halfway, tmp_path)
+    globals()[how](out/'best.pt')
+    small_run(desk, out, **KINDS['muon'])
+    assert not (tmp_path/'harm').exists()
+    same_end(desk/'muon', out)
+
+@pytest.mark.parametrize('how', DAMAGE)
+def test_nothing_to_trust(how, halfway, desk, tmp_path):
+    "Where no checkpoint is good, the run stops with the reasons and touches nothing"
+    out = copy_of(halfway, tmp_path)
+    for name in ('last.pt', 'best.pt'): globals()[how](out/name)
+    before = {p.name: p.read_bytes() for p in out.glob('*.*')}
+    with pytest.raises(ValueError, match=rf'(?s)last\.pt.*({DAMAGE[how]}).*best\.pt.*({DAMAGE[how]}).*resume=False'): small_run(desk, out, **KINDS['muon'])
+    assert before == {p.name: p.read_bytes() for p in out.glob('*.*')} and not (tmp_path/'harm').exists()
+
+@pytest.mark.parametrize('how', DAMAGE)
+def test_bad_model(how, desk, tmp_path):
+    "A bad model.pth is refused with its reason; the finished run, called again, writes it anew from best.pt"
+    out = copy_of(desk/'muon', tmp_path)
+    globals()[how](out/'model.pth')
+    with pytest.raises(ValueError, match=rf'model\.pth.*({DAMAGE[how]})'): SmallLanguageModel.load(out/'model.pth')
+    small_run(desk, out, **KINDS['muon'])
+    assert not (tmp_path/'harm').exists()
+    same_end(desk/'muon', out)
+
+@pytest.mark.parametrize('how', ['cut', 'empty'])
+@pytest.mark.parametrize('side', ['train', 'valid'])
+def test_bad_data(side, how, halfway, desk, tmp_path):
+    "Damaged tokens are refused where they are opened by name, and made again from the text where it is there"
+    out = copy_of(halfway, tmp_path)
+    globals()[how](out/'data'/f'{side}.tokens')
+    with pytest.raises(ValueError, match=rf'{side}\.tokens is (truncated or damaged|not a token file)'): TokenSet.load(out/'data'/f'{side}.tokens')
+    small_run(desk, out, **KINDS['muon'])
+    same_end(desk/'muon', out)
+
+# ---- a full disk ----
+
+@pytest.fixture
+def small_disk(tmp_path):
+    "A file system of its own, and a function that changes its size"
+    d = tmp_path/'disk'; d.mkdir()
+    def resize(size, how='remount,'): return subprocess.run(['mount', '-t', 'tmpfs', '-o', f'{how}size={size}', 'tmpfs', str(d)], capture_output=True, text=True)
+    try: r = resize('64m', '')
+    except OSError as e: pytest.skip(f'no file system can be mounted here: {e}')
+    if r.returncode: pytest.skip(f'no file system can be mounted here: {r.stderr.strip()}')
+    yield d, resize
+    subprocess.run(['umount', '-l', str(d)], check=True)
+
+def test_full_disk(small_disk, desk, capsys):
+    "A disk that fills up: the old checkpoint stays good, training tells and ends in the same weights; with room again, all is saved"
+    disk, resize = small_disk
+    out = disk/'run'
+    stopped_at(33, desk, out)
+    used = sum(p.stat().st_size for p in out.rglob('*') if p.is_file())
+    assert not resize(used + 150_000).returncode
+    model = small_run(desk, out, verbose=True, **KINDS['muon'])
+    said = ''.join(capsys.readouterr())
+    assert re.search(r'step \d+ is not saved: .*[Nn]o space left', said), said
+    assert 'The weights are in memory' in said and not list(out.glob('*.tmp'))
+    assert safe_load(out/'last.pt')['step'] == 33
+    end = safe_load(desk/'muon'/'last.pt')['model']
+    assert differences(dict(model.state_dict()), dict(end)) == [], 'the model in memory'
+    assert not resize('64m').returncode
+    small_run(desk, out, **KINDS['muon'])
+    same_end(desk/'muon', out)
+
+# ---- more than one process ----
+
+OPTIONS = dict(d_model=24, n_heads=2, n_layers=2, max_seq_len=16, vocab='300', batch_size=2, device='cpu', dropout=.1, steps=20, eval_every=5, keep_every=10,
+               precision='fp32', optimizer='muon')
+
+def command(desk, out, **options):
+    "Two processes on this machine"
+    options = dict(OPTIONS, out_dir=out, grad_accum=2, **options)
+    words = [w for k, v in options.items() for w in (f'--{k}', str(v))]
+    return [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', '-m', 'slm_scratch.train', str(desk/'story.txt'), *words]
+
+environment = os.environ | dict(PYTHONPATH=os.pathsep.join([str(root), os.environ.get('PYTHONPATH', '')]), OMP_NUM_THREADS='1')
+
+def alone(desk, out): train_cli(str(desk/'story.txt'), out_dir=str(out), grad_accum=4, **OPTIONS)
+
+def curve(out):
+    "What a run wrote down, without its seconds"
+    rows = map(json.loads, (out/'history.jsonl').read_text(encoding='utf-8').splitlines())
+    return [{k: v for k, v in r.items() if k not in ('seconds', 'tokens_per_second')} for r in rows]
+
+def same_curve(a, b):
+    a, b = curve(a), curve(b)
+    assert len(a) == len(b) > 4
+    for x, y in zip(a, b): assert x == {k: pytest.approx(v, rel=1e-4) for k, v in y.items()}
+
+@pytest.fixture(scope='module')
+def worlds(desk):
+    "The same run by one process, and by two of which each has half of the batches"
+    if not torch.distributed.is_available(): pytest.skip('this PyTorch has no torch.distributed')
+    alone(desk, desk/'one')
+    return desk/'one', desk/'two', run(*command(desk, desk/'two'), env=environment, cwd=desk, timeout=120)
+
+def test_two_processes(worlds):
+    "The loss curve of one process with twice the accumulation; one of them prints and writes"
+    one, two, r = worlds
+    same_curve(one, two)
+    assert r.stdout.count('vocabulary: ') == r.stdout.count('plan: 20 steps') == r.stdout.count('to hear it: ') == 1, r.stdout
+    assert sorted(p.name for p in two.iterdir()) == sorted(p.name for p in one.iterdir())
+    a, b = (SmallLanguageModel.load(d/'model.pth').state_dict() for d in (one, two))
+    for k in a: torch.testing.assert_close(a[k], b[k], rtol=1e-3, atol=1e-4)
+
+def test_other_number_of_processes(worlds, desk, tmp_path):
+    "A run that two began and one ends, and the other way round"
+    one, two, _ = worlds
+    for d in (tmp_path/'to one', tmp_path/'to two'): d.mkdir()
+    shutil.copy(two/'step-10.pt', tmp_path/'to one'/'last.pt')
+    shutil.copy(one/'step-10.pt', tmp_path/'to two'/'last.pt')
+    alone(desk, tmp_path/'to one')
+    r = run(*command(desk, tmp_path/'to two'), env=environment, cwd=desk, timeout=120)
+    assert r.stdout.count('going on at step 10') == 1
+    same_curve(one, tmp_path/'to one')
+    same_curve(one, tmp_path/'to two')
+
+def test_two_processes_stopped(desk, tmp_path):
+    "SIGTERM to torchrun: both processes finish the step, the first one saves"
+    out = tmp_path/'run'
+    with subprocess.Popen(command(desk, out) + ['--steps', '1000000'], env=environment, cwd=desk, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as p:
+        end = time.time() + 60
+        while time.time() < end and p.poll() is None and not ((out/'history.jsonl').exists() and len((out/'history.jsonl').read_text(encoding='utf-8').splitlines()) > 3): time.sleep(.05)
+        p.send_signal(signal.SIGTERM)
+        said = p.communicate(timeout=60)[0]
+    assert re.search(r'stopped at step \d+, saved in', said), said
+    rows = curve(out)
+    assert safe_load(out/'last.pt')['step'] == rows[-1]['step'] > 0 and not list(out.glob('*.tmp'))
+
+if __name__ == '__main__': print(json.dumps(nursery(json.loads(sys.argv[1]))))
