@@ -7,9 +7,9 @@ __all__ = ['MODEL_CONFIG', 'PRESETS', 'GPT2_NAMES', 'SAFE_TYPES', 'N_PLAIN', 'LE
            'ModelConfig', 'config_problems', 'LayerNorm', 'gelu', 'MLP', 'Block', 'init_weights', 'SmallLanguageModel',
            'next_positions', 'to_gpt2', 'from_gpt2', 'gpt2_config', 'predict_parameters', 'sizes_table',
            'predict_flops', 'predict_bytes', 'init_copying', 'atomic_write', 'atomic_save', 'file_damage', 'safe_load',
-           'plain_keys', 'read_config', 'guess_config', 'config_differences', 'write_safetensors', 'read_safetensors',
-           'to_letters', 'from_letters', 'to_hf_tokenizer', 'from_hf_tokenizer', 'gpt2_weights', 'from_gpt2_config',
-           'checkpoint_folder', 'checkpoint_weights', 'checkpoint_tokenizer']
+           'plain_keys', 'read_config', 'guess_config', 'config_differences', 'is_int8', 'write_safetensors',
+           'read_safetensors', 'to_letters', 'from_letters', 'to_hf_tokenizer', 'from_hf_tokenizer', 'gpt2_weights',
+           'from_gpt2_config', 'checkpoint_folder', 'checkpoint_weights', 'checkpoint_tokenizer']
 
 # %% ../nbs/03_model.ipynb #92c77c85
 import base64, json, math, os, pickle, re, zipfile
@@ -242,7 +242,7 @@ def new_caches(self:SmallLanguageModel, batch:int, # B: sequences at once
                max_len:int=None, # positions to make room for; None: `max_seq_len`
               ) -> list: # one empty `KVCache` for each block
     "Room for the keys and values of the tokens already seen"
-    c, w = self.config, self.token_embedding.weight
+    c, w = self.config, self.final_norm.weight
     return [KVCache(batch, c.n_heads, max_len or c.max_seq_len, c.head_dim, w.device, w.dtype) for _ in self.blocks]
 
 # %% ../nbs/03_model.ipynb #18cf4ddc
@@ -456,11 +456,18 @@ def config_differences(theirs:dict, # fields of a file's config
     return {k: (v, ours[k]) for k, v in theirs.items() if v != ours[k]}
 
 # %% ../nbs/03_model.ipynb #31c3ed8c
+def is_int8(state:dict, # weights under our names
+           ) -> bool: # did `quantize` make them? (see 05)
+    "Are these weights of one byte?"
+    return getattr(state.get('token_embedding.weight'), 'dtype', None) == torch.int8
+
 def _check_weights(model, state, meta):
     "Raise where the weights in `state` are not for a model like `model`"
     if not {'token_embedding.weight', 'blocks.0.mlp.fc.weight'} <= state.keys():
         some = ', '.join(list(state)[:3])
         raise ValueError(f'these are not the weights of a SmallLanguageModel; their names are such as {some}')
+    if is_int8(state) != is_int8(model.state_dict()):
+        raise ValueError('one of the two, file or model, is in int8: SmallLanguageModel.load(path) builds what the file holds')
     theirs = asdict(read_config(meta)) if meta else guess_config(state)
     if diff := config_differences(theirs, model.config):
         usual = asdict(MODEL_CONFIG) | dict(d_ff=theirs['d_ff'] if theirs['d_ff'] == 4*theirs['d_model'] else None)
@@ -510,6 +517,7 @@ def load(cls:SmallLanguageModel, path, # written by `save`
         raise ValueError(f'{path} holds no config, so model.save did not write it; if it is a plain state dict, '
                          'build the model yourself and use model.load_state_dict')
     with torch.device('meta'): model = cls(read_config(state['slm_scratch'])) # shapes; the file has the numbers
+    if is_int8(state): model = model.quantize() # one byte a weight, see 05
     model.load_state_dict(state, assign=True)
     return model.to(device or 'cpu').eval()
 
@@ -604,6 +612,7 @@ def gpt2_weights(model:SmallLanguageModel, # any that is a GPT-2
                 ) -> dict: # tensors under Hugging Face's names
     "All weights that GPT-2 has; a bias that the model lacks is zero"
     state = {k: v.detach().cpu() for k, v in plain_keys(model.state_dict()).items()}
+    if is_int8(state): raise ValueError('this model is in int8, which GPT-2\'s layout does not know: save the model that it was made from')
     with torch.device('meta'): full = SmallLanguageModel(replace(model.config, bias=True)).state_dict()
     some = state['token_embedding.weight']
     state = {k: state[k] if k in state else some.new_zeros(v.shape) for k, v in full.items()}
@@ -615,7 +624,8 @@ def gpt2_weights(model:SmallLanguageModel, # any that is a GPT-2
 def save_pretrained(self:SmallLanguageModel, folder, # made if missing
                    ) -> None:
     "Write a folder that `transformers` and its kin load as a GPT-2. Raises ValueError for a model that is none"
-    folder, tok, dtype = Path(folder), self.tokenizer, str(self.token_embedding.weight.dtype).removeprefix('torch.')
+    folder, tok, weights = Path(folder), self.tokenizer, gpt2_weights(self)
+    dtype = str(self.token_embedding.weight.dtype).removeprefix('torch.')
     ends = dict(bos_token_id=tok.eot, eos_token_id=tok.eot)
     config = gpt2_config(self.config) | ends | dict(model_type='gpt2', architectures=['GPT2LMHeadModel'], dtype=dtype)
     hf, names = to_hf_tokenizer(tok), {f'{k}_token': EOT for k in ('bos', 'eos', 'unk')}
@@ -626,7 +636,7 @@ def save_pretrained(self:SmallLanguageModel, folder, # made if missing
     for name, content in files.items():
         text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, indent=1)
         atomic_write(folder/name, lambda f: f.write(text.encode('utf-8')))
-    write_safetensors(gpt2_weights(self), folder/'model.safetensors')
+    write_safetensors(weights, folder/'model.safetensors')
 
 # %% ../nbs/03_model.ipynb #0bd651a3
 GPT2_MUST = dict(model_type=('gpt2',), activation_function=('gelu_new', 'gelu_pytorch_tanh'), layer_norm_epsilon=(1e-5,), scale_attn_weights=(True,),
