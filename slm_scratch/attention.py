@@ -113,9 +113,11 @@ class MultiHeadAttention(nn.Module):
 
     def attention_weights(self, x:Tensor, # (B, T, C)
                           mask:Tensor=None, # as in `forward`
+                          turn:tuple=None, # as in `forward`
                          ) -> Tensor: # (B, H, T, T)
         "Who looks at whom, computed by hand, since the fused path never holds the weights"
         q, k, v = self.heads(x)
+        if turn is not None: q, k = rotate(q, turn), rotate(k, turn)
         return scaled_dot_product(q, k, v, causal_mask(x.shape[1], device=x.device) if mask is None else mask)[1]
 
 # %% ../nbs/02_attention.ipynb #3d524040
@@ -175,7 +177,7 @@ def padding_mask(pad:Tensor, # (B,) int: how many positions at the left of each 
 # %% ../nbs/02_attention.ipynb #e9b1195f
 def rotary_turn(positions:Tensor, # (T,) or (B, T) int64
                 head_dim:int, # hs, even: numbers are turned in pairs
-                base:float=10000., # the slowest pair needs about 2π·base steps for a circle
+                base:float=10000., # the larger, the slower the slowest pair turns: 2π·base^(1-2/hs) steps a circle
                ) -> tuple[Tensor, Tensor]: # cosines and sines, (T, hs/2), or (B, 1, T, hs/2) for rows of their own
     "The angle of each pair at each position (Su et al. 2021, https://arxiv.org/abs/2104.09864)"
     speed = base ** -(torch.arange(0, head_dim, 2, device=positions.device) / head_dim)  # (hs/2,)

@@ -61,7 +61,7 @@ class HandAdamW:
         lr:float=1e-3, # size of a step
         betas:tuple=(.9, .999), # how slowly the two averages forget
         eps:float=1e-8, # keeps the division finite
-        weight_decay:float=.01, # pull to zero, a step and unit of `lr`
+        weight_decay:float=.01, # share of each weight taken away in a step, times `lr`
     ):
         self.params, self.lr, self.betas, self.eps, self.wd, self.t = list(params), lr, betas, eps, weight_decay, 0
         self.m = [torch.zeros_like(p) for p in self.params] # average gradient
@@ -129,7 +129,7 @@ FORMATS = dict(fp32=(torch.float32, False), fp16=(torch.float16, True), bf16=(to
 # %% ../nbs/04_train.ipynb #557f0dcd
 @lru_cache
 def bf16_speed(n:int=384, # rows and columns of the test matrices
-              ) -> float: # 1.5 means: half as fast again as float32
+              ) -> float: # 1.5 means: one and a half times as fast as float32
     "How fast the CPU multiplies matrices in bf16, as a multiple of float32: measured, a few milliseconds"
     def seconds(dtype):
         a, times = torch.ones(n, n, dtype=dtype), []
@@ -202,7 +202,7 @@ class Muon(torch.optim.Optimizer):
         params, # matrices, or groups of them; a group with `parts=3` holds three matrices on top of each other, as q, k, v
         lr:float=3e-4, # as for AdamW: each number moves by about 0.2·lr
         momentum:float=.95, # how slowly the average gradient forgets
-        weight_decay:float=.1, # pull to zero, a step and unit of `lr`
+        weight_decay:float=.1, # share of each weight taken away in a step, times `lr`
     ): super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay, parts=1))
 
 # %% ../nbs/04_train.ipynb #35138135
