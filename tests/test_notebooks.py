@@ -1,13 +1,39 @@
 "Every notebook runs, from its first cell to its last, in two worlds: in the repository, and alone beside the wheel."
-import os, shutil, sys, time
+import ast, os, re, shutil, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-import pytest
+import nbformat, pytest
 from conftest import copy_repo, nbs, root, run
 
 limit = 180 # seconds for a notebook on two cores
 slow_first = ['04_train', '05_generate', '01_data', '03_model', 'index', '00_tokenizer', '02_attention'] # the order keeps both cores busy
 worlds = ['wheel', 'repo']
+
+def solved(nb):
+    "The notebook, with the printed solution of each exercise run after its untouched stub: the check must say that it is right"
+    out, stub = [], None
+    for c in nb.cells:
+        out.append(c)
+        for answer in re.findall(r'<details>.*?(?:```python\n(.*?)```|`(return .*?)`).*?</details>', c.source, re.S) if c.cell_type == 'markdown' else []:
+            code, one = answer
+            head = re.search(r'^(def .*:)\n', stub, re.M)
+            check = ast.get_source_segment(stub, ast.parse(stub).body[-1])
+            code = code or f'{head[1]} {one}'
+            out.append(nbformat.v4.new_code_cell(f"""{code}
+import contextlib as _c, io as _io
+with _c.redirect_stdout(_io.StringIO()) as _said: _got = {check}
+assert 'right' in f'{{_got}} {{_said.getvalue()}}'.lower(), f'{{_got}} {{_said.getvalue()}}'"""))
+        if c.cell_type == 'code' and 'hide' not in c.source: stub = c.source
+    nb.cells = out
+    return nb
+
+def test_every_solution_is_found():
+    "As many solutions are run as are printed"
+    for p in nbs:
+        nb = nbformat.read(p, 4)
+        printed = sum(c.source.count('<details>') for c in nb.cells if c.cell_type == 'markdown' and 'olution</summary>' in c.source)
+        assert len(solved(nb).cells) - len(nbformat.read(p, 4).cells) == printed, p.name
+        assert printed >= 3 or p.stem == 'index', p.name
 
 @pytest.fixture(scope='module')
 def started(request, bare, tmp_path_factory):
@@ -24,7 +50,7 @@ def started(request, bare, tmp_path_factory):
             r = run(bin/'nbdev_test', '--path', f'nbs/{nb}.ipynb', '--n_workers', 0, ok=False, cwd=repo, env=os.environ | dict(OMP_NUM_THREADS='1', PYTHONPATH=str(repo)))
             return r, time.time()-t, []
         d = top/nb; (d/'empty').mkdir(parents=True)
-        shutil.copy(root/'nbs'/f'{nb}.ipynb', d)
+        nbformat.write(solved(nbformat.read(root/'nbs'/f'{nb}.ipynb', 4)), d/f'{nb}.ipynb')
         shutil.copy(root/'tools'/'run_nbs.py', d)
         r = bare(d/'run_nbs.py', '--no-save', '--cwd', d/'empty', d/f'{nb}.ipynb', ok=False)
         return r, time.time()-t, [p.name for p in (d/'empty').iterdir()]
