@@ -10,16 +10,21 @@ __all__ = ['TINYSTORIES_URL', 'FORMAT', 'RAM_LIMIT', 'ROW', 'Slot', 'cut', 'plai
            'batch', 'steps_per_epoch']
 
 # %% ../nbs/01_data.ipynb #089fe5cd
-import json, re, zlib
+import codecs, errno, hashlib, http.client, importlib.resources, io, json, math, os, re, tempfile, time, urllib.request, warnings, zlib
+import numpy as np, torch
 from collections import Counter
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from fastcore.basics import patch
 from functools import lru_cache
 from importlib.resources import files
+from itertools import chain, islice
 from math import log2
 from pathlib import Path
 from random import Random
+from tqdm import tqdm
 from typing import NamedTuple
+from .tokenizer import EOT
 
 # %% ../nbs/01_data.ipynb #3f305cd7
 class Slot(NamedTuple):
@@ -64,10 +69,25 @@ def faults(self:TaleGrammar, source):
     for k,v in self.source.items():
         for o,n in Counter(v).items():
             if n > 1 or not o: yield f'{k!r} holds {o!r} {n} times: keep one, and leave none empty'
+    slots = lambda parts: {p.name for p in parts if p.__class__ is Slot}
     known = self.rules.keys() | self.facts.keys()
     for k,v in [*self.rules.items(), *((k, [v]) for k,v in self.plots.items())]:
-        for name in {p.name for o in v for p in o if isinstance(p, Slot)} - known:
-            yield f'{k!r} asks for {{{name}}}, which is neither a rule nor a fact'
+        for name in set().union(*map(slots, v)) - known: yield f'{k!r} asks for {{{name}}}, which is neither a rule nor a fact'
+    for k,v in self.facts.items():
+        for name in slots(v) - self.facts.keys(): yield f'the fact {k!r} asks for {{{name}}}, which is no fact'
+        for r in self.lists(v):
+            if r not in self.rules: yield f'the fact {k!r} needs the list {r!r}'
+
+@patch
+def lists(self:TaleGrammar,
+    parts, # of a fact
+) -> list: # names of lists
+    "Every list that a fact may be drawn from: `his.she` and `his.he` for the parts of `his.{pronoun}`"
+    names = ['']
+    for p in parts:
+        ends = [p] if p.__class__ is str else [o for r in self.lists(self.facts.get(p.name, ())) for o in self.source.get(r, [])]
+        names = [n + e for n in names for e in ends]
+    return names
 
 # %% ../nbs/01_data.ipynb #f5b641c2
 @patch(cls_method=True)
@@ -420,18 +440,6 @@ def check_tale(
         keeps_pronoun = 'pronoun' in known and 'pronoun' not in kinds,
         object_returns = n_object > 1 and 'object' not in kinds,
         ends = last == 'end' and not rest, faults = tuple(faults))
-
-# %% ../nbs/01_data.ipynb #1d9a6075
-import codecs, errno, hashlib, http.client, importlib.resources, io, json, math, os, re, tempfile, time, urllib.request, warnings
-import numpy as np, torch
-from collections import Counter
-from contextlib import contextmanager, nullcontext
-from functools import lru_cache
-from itertools import chain, islice
-from pathlib import Path
-from fastcore.basics import patch
-from tqdm import tqdm
-from .tokenizer import EOT
 
 # %% ../nbs/01_data.ipynb #ba25fece
 def text_files(

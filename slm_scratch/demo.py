@@ -6,20 +6,21 @@
 __all__ = ['DEMO_PROMPT', 'DEMO_CONFIG', 'DEMO_TRAINING', 'demo_model', 'judge', 'demo', 'fold', 'demo_cli']
 
 # %% ../nbs/index.ipynb #017339a4
-import sys, textwrap, time
+import shlex, sys, textwrap, time
 from pathlib import Path
 import torch
 from fastcore.script import call_parse, store_true
 from .tokenizer import Tokenizer
 from .data import TaleGrammar, check_tale, prepare, tales
-from .model import ModelConfig, PRESETS, SmallLanguageModel, predict_parameters
-from .train import LanguageModelTrainer, evaluate
+from .model import ModelConfig, SmallLanguageModel, predict_parameters
+from .train import LanguageModelTrainer, evaluate, run_cli
 import slm_scratch.generate
 
 # %% ../nbs/index.ipynb #91ea8094
 DEMO_PROMPT = 'A little girl went to the woods'
 DEMO_CONFIG = dict(d_model=128, n_heads=4, n_layers=2, max_seq_len=512, positions='rotary', copy_init=.5)
-DEMO_TRAINING = dict(batch_size=2, block_size=512, learning_rate=4e-3, min_lr=1e-4, optimizer='muon', schedule='wsd', warmup_steps=20, eval_every=200)
+DEMO_TRAINING = dict(batch_size=2, block_size=512, learning_rate=7e-3, min_lr=1e-4, optimizer='muon', schedule='wsd',
+                     warmup_steps=20, eval_every=400, eval_tokens=16_384)
 
 def demo_model(
     vocab_size:int=3000, # tokens of a compact vocabulary, trained on tales
@@ -34,20 +35,23 @@ def demo_model(
 # %% ../nbs/index.ipynb #ab375834
 def judge(
     stories:list, # of str
-) -> dict: # counts: stories, grammatical (every sentence is the grammar's), keeps (name and pronoun), ended
+) -> dict: # counts: stories, grammatical (every sentence is the grammar's), keeps (name and pronoun), both, ended
     "Let `check_tale` count what is right with generated stories"
     reports = [check_tale(s) for s in stories]
-    return dict(stories=len(reports), grammatical=sum(r.parsed == 1 for r in reports),
-                keeps=sum(bool(r.keeps_name and r.keeps_pronoun) for r in reports), ended=sum(r.ends for r in reports))
+    return dict(stories=len(reports), grammatical=sum(r.grammatical for r in reports), keeps=sum(r.keeps_name and r.keeps_pronoun for r in reports),
+                both=sum(r.ok for r in reports), ended=sum(r.ends for r in reports))
 
 # %% ../nbs/index.ipynb #16baacea
 def demo(
-    minutes:float=4., # of training
+    minutes:float=4.5, # of training
     out_dir='runs/demo', # folder of the run; a second call there goes straight to the stories
     n_stories:int=10, # to tell and to judge
     seed:int=0, # of data, weights and stories
+    fresh:bool=False, # start over where the folder holds another run
+    resume_line:str=None, # what to print after an interruption: the call, unless told
 ) -> dict: # what was measured, and the stories; only `stopped` where a signal ended the training
     "From nothing to a told story: write a corpus, learn its vocabulary, train a model, let it tell, count what is right"
+    if n_stories < 1: raise ValueError(f'n_stories={n_stories}: must be at least 1; 10 give a first count')
     began, out, say = time.time(), Path(out_dir), lambda *lines: print(*lines, sep='\n', flush=True)
     grammar = TaleGrammar.load()
     say(f'1. A grammar writes stories, each with {grammar.entropy():.0f} bits of surprise on average. One of them:', '', fold(tales(1, seed)[0].text), '')
@@ -56,17 +60,17 @@ def demo(
     say(f'2. A vocabulary of {model.tokenizer.vocab_size:,} tokens is learned from them; {train.n_documents:,} stories become {len(train):,} tokens.', '',
         f'3. A transformer with {predict_parameters(model.config)["total"]:,} random weights learns to guess the next token.')
     trainer = LanguageModelTrainer(model)
-    trainer.resume_line = 'slm-demo ' + ' '.join(sys.argv[1:])
-    history = trainer.train((train, valid), max_minutes=minutes, out_dir=out, seed=seed, **DEMO_TRAINING)
+    trainer.resume_line = resume_line or f'demo({minutes:g}, {str(out_dir)!r}, {n_stories}, {seed})'
+    history = trainer.train((train, valid), max_minutes=minutes, out_dir=out, seed=seed, resume=not fresh, **DEMO_TRAINING)
     if history.stopped: return dict(stopped=history.stopped)
     score = evaluate(model, valid, max_documents=300)
     above = score.bits_per_byte/score.floor - 1
     say('', f'4. On {score.n_documents} stories that it never saw it needs {score.bits_per_byte:.3f} ± {score.stderr:.3f} bits per byte.',
         f'   The grammar itself needs {score.floor:.3f}, and nobody can do better: the model is {above:.0%} above this floor.')
-    stories = model.generate(DEMO_PROMPT, max_new_tokens=400, temperature=.6, num_samples=n_stories, seed=seed)
+    stories = model.generate(DEMO_PROMPT, max_new_tokens=400, temperature=.5, num_samples=n_stories, seed=seed)
     counts = judge(stories)
     say('', f'5. It tells stories. Of {n_stories} that begin with "{DEMO_PROMPT}", the checker finds that in {counts["keeps"]} the hero keeps name and pronoun,',
-        f'   in {counts["grammatical"]} every sentence is grammatical, and {counts["ended"]} come to their end. The first three:')
+        f'   in {counts["grammatical"]} every sentence is grammatical, in {counts["both"]} both, and {counts["ended"]} come to their end. The first three:')
     for s in stories[:3]: say('', fold(s))
     return dict(bits_per_byte=score.bits_per_byte, floor=score.floor, above=above, stderr=score.stderr, **counts, told=stories,
                 history=history, model=model, seconds=time.time() - began)
@@ -80,16 +84,19 @@ def fold(
 # %% ../nbs/index.ipynb #2dc7a43c
 @call_parse
 def demo_cli(
-    minutes:float=4., # minutes of training; more gives better stories
+    minutes:float=4.5, # minutes of training; more gives better stories
     out_dir:str='runs/demo', # folder for the run; where it holds a finished one, only the stories are told
     stories:int=10, # stories to tell and judge
     seed:int=0, # of data, weights and stories
+    fresh:store_true=False, # start over where the folder holds another run
 ):
     "Train a small model on stories that a grammar writes, and let it tell some: a few minutes on two CPU cores, no download"
-    try: result = demo(minutes, out_dir, stories, seed)
-    except (ValueError, OSError, MemoryError, FloatingPointError) as e: sys.exit(f'slm-demo: {e}')
-    except KeyboardInterrupt: sys.exit(130)
-    if result.get('stopped'): sys.exit(130)
+    run_cli(lambda: _demo(minutes, out_dir, stories, seed, fresh), 'slm-demo')
+
+def _demo(minutes, out_dir, stories, seed, fresh):
+    "What `slm-demo` does; the name of the signal that stopped it, or None"
+    result = demo(minutes, out_dir, stories, seed, fresh, shlex.join(['slm-demo', *sys.argv[1:]]))
+    if result.get('stopped'): return result['stopped']
     picture = Path(out_dir)/'loss.png'
     result['history'].plot(picture)
     print(f'\n{result["seconds"]:.0f} seconds in all. The loss curve is in {picture}, the model in {Path(out_dir)/"model.pth"}.\nNow try:\n'

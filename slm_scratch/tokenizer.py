@@ -302,8 +302,10 @@ def save(self:Tokenizer,
         raise ValueError(f'{self.name}: a rank file holds neither pattern nor special tokens, and these are not GPT-2\'s; '
                          'keep `state()` instead, in a model file or as JSON')
     part = path.with_name(path.name + '.part')
-    part.write_text(_ranks_to_text(ranks), encoding='utf-8', newline='\n')
-    os.replace(part, path)
+    try:
+        part.write_text(_ranks_to_text(ranks), encoding='utf-8', newline='\n')
+        os.replace(part, path)
+    finally: part.unlink(missing_ok=True)
 
 # %% ../nbs/00_tokenizer.ipynb #b1cbc58b
 @patch(cls_method=True)
@@ -332,7 +334,7 @@ def from_state(cls:Tokenizer,
 # %% ../nbs/00_tokenizer.ipynb #705d00a1
 @patch(as_prop=True)
 def fingerprint(self:Tokenizer) -> str: # 16 hex digits
-    "A hash of ranks, pattern and special tokens: equal where the ids of every text are equal"
+    "A hash of ranks, pattern and special tokens: equal hashes give every text equal ids"
     if not hasattr(self, '_fingerprint'):
         s = self.state()
         self._fingerprint = hashlib.sha256(repr([s['ranks'], s['pattern'], sorted(s['special'].items())]).encode('utf-8')).hexdigest()[:16]

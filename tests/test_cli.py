@@ -1,7 +1,6 @@
 "The programs and the owner's lines, run as a user runs them: from the wheel, in an empty folder, without a network."
 import json, random, re, resource, signal, subprocess, time
 import pytest
-from conftest import root
 
 small = '--d_model 32 --n_heads 2 --n_layers 1 --max_seq_len 32 --vocab 300 --batch_size 4 --device cpu'.split()
 
@@ -66,6 +65,19 @@ def one_line(r, *words):
     errors = [l for l in said if re.match(r'slm-\w+:', l)]
     assert errors == said[-1:] and all('Warning' in l or l.startswith('  ') for l in said[:-1]), r.stderr[-2000:]
     for w in words: assert re.search(w, errors[0]), f'{w!r} not in {errors[0]!r}'
+
+# ---- slm-demo ----
+
+def test_demo(bare, empty):
+    "The main job, in seconds; then a second call, another seed, and options that make no sense"
+    demo = lambda *more, ok=True: bare(bare.site/'bin'/'slm-demo', '--minutes', .05, '--stories', 2, '--out_dir', 'd', *more, cwd=empty, ok=ok)
+    told = demo().stdout
+    assert {p.name for p in (empty/'d').iterdir()} >= {'model.pth', 'loss.png', 'history.jsonl'}
+    assert 'above this floor' in told and 'Of 2 that begin with' in told
+    assert 'going on at step' in demo().stdout
+    for options,words in {('--seed', 1): 'seed=0 .*--fresh', ('--stories', 0): '--stories 0: must be at least 1'}.items():
+        r = demo(*options, ok=False)
+        assert r.returncode == 2 and re.search(f'slm-demo: .*{words}', r.stderr.splitlines()[-1]), r.stderr[-2000:]
 
 # ---- slm-train ----
 

@@ -267,7 +267,7 @@ def test_full_disk(small_disk, desk, capsys):
 # ---- more than one process ----
 
 OPTIONS = dict(d_model=24, n_heads=2, n_layers=2, max_seq_len=16, vocab='300', batch_size=2, device='cpu', dropout=.1, steps=20, eval_every=5, keep_every=10,
-               precision='fp32', optimizer='muon')
+               precision='fp32', learning_rate=2e-3)
 
 def command(desk, out, **options):
     "Two processes on this machine"

@@ -22,10 +22,21 @@ def execute(path, # the notebook
            resources={'metadata': {'path': str(cwd or Path(path).parent)}}).execute()
     return nb
 
+def settle(outputs):
+    "Neighbouring pieces of a stream become one, and a progress bar its last state, as a terminal would leave them"
+    kept = []
+    for out in outputs:
+        if kept and out.output_type == 'stream' == kept[-1].output_type and out.name == kept[-1].name: kept[-1].text += out.text
+        else: kept.append(out)
+    for out in kept:
+        if out.output_type == 'stream': out.text = re.sub(r'[^\n]*\r(?!\n)', '', out.text)
+    return [o for o in kept if o.output_type != 'stream' or o.text.strip()]
+
 def scrub(nb):
     "Take the names of temporary folders out of the outputs: they differ each time"
     tmp = re.compile(re.escape(tempfile.gettempdir()) + r'/tmp\w+/?')
     for cell in nb.cells:
+        if 'outputs' in cell: cell.outputs = settle(cell.outputs)
         for out in cell.get('outputs', []):
             if 'text' in out: out['text'] = tmp.sub('', out['text'])
             data = out.get('data', {})
