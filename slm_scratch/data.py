@@ -12,7 +12,8 @@ __all__ = ['TINYSTORIES_URL', 'FORMAT', 'RAM_LIMIT', 'ROW', 'Slot', 'cut', 'plai
 # %% ../nbs/01_data.ipynb #089fe5cd
 import codecs, errno, hashlib, http.client, importlib.resources, io, json, math, os, re, tempfile, time, urllib.request, warnings, zlib
 import numpy as np, torch
-from collections import Counter
+from collections import Counter, deque
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from fastcore.basics import patch
@@ -612,11 +613,13 @@ FORMAT = 'slm-scratch tokens 1'
 def _write_tokens(f, info, starts, n_bytes, bits, blocks):
     "Write one line of JSON, a table of the documents, and the tokens"
     h = hashlib.blake2b(info['vocabulary'].encode(), digest_size=16)
+    table = b''.join(np.asarray(column, kind).tobytes() for column, kind in ((starts, '<i8'), (n_bytes, '<i8'), (bits, '<f8')))
+    info = info | dict(table=hashlib.blake2b(table, digest_size=16).hexdigest())
     def header(fingerprint):
         line = json.dumps(dict(format=FORMAT, fingerprint=fingerprint, **info)).encode()
         f.seek(0); f.write(line + b' '*(-(len(line) + 1) % 64) + b'\n')
     header('0'*32)
-    for column, kind in ((starts, '<i8'), (n_bytes, '<i8'), (bits, '<f8')): f.write(np.asarray(column, kind).tobytes())
+    f.write(table)
     for block in blocks:
         h.update(block := block.tobytes())
         f.write(block)
@@ -724,7 +727,7 @@ def check_vocabulary(self:TokenSet,
                      f'{tokenizer.name!r} ({tokenizer.vocab_size:,} tokens): use the one it was written with, or prepare the text again')
 
 # %% ../nbs/01_data.ipynb #1e351eeb
-def _groups(texts, size=1 << 22):
+def _groups(texts, size=1 << 21):
     "Lists of documents, each of about `size` characters together"
     group, n = [], 0
     for text in texts:
@@ -732,8 +735,22 @@ def _groups(texts, size=1 << 22):
         if n >= size: yield group; group, n = [], 0
     if group: yield group
 
+def _encode_group(group, tokenizer):
+    "The ids of some documents, each followed by end-of-text: (n,) uint32, and where each ends"
+    enc, eot = tokenizer.encoding, tokenizer.eot
+    if any(EOT in text for text in group):
+        ids = np.array([i for text in group for i in [*enc.encode_ordinary(text), eot]], np.uint32)
+    else: ids = enc.encode_to_numpy(EOT.join([*group, '']), allowed_special={EOT}, disallowed_special=())
+    return ids, np.flatnonzero(ids == eot)
+
 # %% ../nbs/01_data.ipynb #54392c49
 ROW = np.dtype([('tokens', '<i8'), ('bytes', '<i8'), ('hash', '<u8')])
+
+def _rows(group, ends, salt):
+    "One `ROW` for each document of a group"
+    raw = [text.encode('utf-8') for text in group]
+    hashes = (int.from_bytes(hashlib.blake2b(b, digest_size=8, salt=salt).digest(), 'little') for b in raw)
+    return np.array(list(zip(np.diff(ends, prepend=-1).tolist(), map(len, raw), hashes)), ROW)
 
 def encode_documents(
     texts, # iterable of str
@@ -743,16 +760,22 @@ def encode_documents(
     bar=None, # tqdm bar that counts bytes
 ) -> np.ndarray: # one `ROW` a document: its tokens with end-of-text, its bytes, the hash of its text
     "Write `[eot, document, eot, …]` to `f`, on all cores and with a few megabytes in memory at a time"
-    dtype, salt, rows = token_dtype(tokenizer.vocab_size), seed.to_bytes(16, 'little', signed=True), [np.empty(0, ROW)]
+    dtype, salt, rows, cores = token_dtype(tokenizer.vocab_size), seed.to_bytes(16, 'little', signed=True), [np.empty(0, ROW)], os.cpu_count() or 1
     f.write(np.array([tokenizer.eot], dtype).tobytes())
-    for group in _groups(texts):
-        raw, ids = [text.encode('utf-8') for text in group], tokenizer.encode_batch(group, num_threads=os.cpu_count() or 1)
-        for i in ids: i.append(tokenizer.eot)
-        f.write(np.fromiter(chain.from_iterable(ids), dtype).tobytes())
-        hashes = (int.from_bytes(hashlib.blake2b(b, digest_size=8, salt=salt).digest(), 'little') for b in raw)
-        rows.append(np.array(list(zip(map(len, ids), map(len, raw), hashes)), ROW))
-        if bar is not None: bar.update(int(rows[-1]['bytes'].sum()))
+    with ThreadPoolExecutor(cores) as pool:
+        for group, (ids, ends) in _ahead(pool, lambda g: (g, _encode_group(g, tokenizer)), _groups(texts), cores + 1):
+            f.write(ids.astype(dtype).tobytes())
+            rows.append(_rows(group, ends, salt))
+            if bar is not None: bar.update(int(rows[-1]['bytes'].sum()))
     return np.concatenate(rows)
+
+def _ahead(pool, f, xs, n):
+    "`map(f, xs)` in order, with at most `n` of them under way"
+    todo = deque()
+    for x in xs:
+        todo.append(pool.submit(f, x))
+        if len(todo) >= n: yield todo.popleft().result()
+    while todo: yield todo.popleft().result()
 
 # %% ../nbs/01_data.ipynb #647682c2
 def _pour(f, spool, rows, bits, pick, tokenizer, **info):
@@ -844,9 +867,18 @@ def _is_tokens(path):
 # %% ../nbs/01_data.ipynb #4430e1b1
 def _key(path):
     "What a prepared file was made from; None when it is missing or damaged"
-    try:
-        with open(path, 'rb') as f: return _read_header(f, path).get('key')
+    try: return _check_contents(path).get('key')
     except (OSError, ValueError): return None
+
+def _check_contents(path):
+    "The header, once every byte after it was read and is as it was written; raises `ValueError` when one is not"
+    with open(path, 'rb') as f:
+        info = _read_header(f, path)
+        table, tokens = hashlib.blake2b(f.read(24*info['n_documents']), digest_size=16), hashlib.blake2b(info['vocabulary'].encode(), digest_size=16)
+        while block := f.read(1 << 20): tokens.update(block)
+    if tokens.hexdigest() != info['fingerprint'] or table.hexdigest() != info.get('table', table.hexdigest()):
+        raise ValueError(f'{path} is damaged: its contents are not what was written; delete it and prepare the text again')
+    return info
 
 # %% ../nbs/01_data.ipynb #7fe18491
 def _prepared(path):
@@ -907,6 +939,7 @@ def prepare(
     if not 0 < valid_fraction < 1: raise ValueError(f'valid_fraction is {valid_fraction}; it must lie between 0 and 1, such as 0.05')
     if source in ('tinystories', 'tinystories-valid'): source = str(download_tinystories(part='valid' if source.endswith('valid') else 'train'))
     files = _prepared(source)
+    for p in files or (): _check_contents(p)
     if not files:
         key = _fingerprint(FORMAT, _source_fingerprint(source, n_tales, seed), tokenizer.fingerprint, valid_fraction, seed)
         files = out_dir and [Path(out_dir)/f'{side}.tokens' for side in ('train', 'valid')]

@@ -3,7 +3,7 @@ import json, os, random, re, shutil, signal, subprocess, sys, time
 from pathlib import Path
 import pytest, torch
 from conftest import root, run
-from slm_scratch.data import TokenSet, tales
+from slm_scratch.data import TokenSet, prepare, tales
 from slm_scratch.model import ModelConfig, SmallLanguageModel, safe_load
 from slm_scratch.tokenizer import Tokenizer
 from slm_scratch.train import LanguageModelTrainer, train_cli
@@ -223,13 +223,15 @@ def test_bad_model(how, desk, tmp_path):
     assert not (tmp_path/'harm').exists()
     same_end(desk/'muon', out)
 
-@pytest.mark.parametrize('how', ['cut', 'empty'])
+@pytest.mark.parametrize('how', ['cut', 'empty', 'bit'])
 @pytest.mark.parametrize('side', ['train', 'valid'])
 def test_bad_data(side, how, halfway, desk, tmp_path):
     "Damaged tokens are refused where they are opened by name, and made again from the text where it is there"
     out = copy_of(halfway, tmp_path)
     globals()[how](out/'data'/f'{side}.tokens')
-    with pytest.raises(ValueError, match=rf'{side}\.tokens is (truncated or damaged|not a token file)'): TokenSet.load(out/'data'/f'{side}.tokens')
+    path, tok = out/'data'/f'{side}.tokens', Tokenizer.load(desk/'tok.json')
+    def refuse(): TokenSet.load(path) if how == 'empty' else prepare(out/'data', tok)
+    with pytest.raises(ValueError, match=rf'{side}\.tokens is (truncated|damaged|not a token file)'): refuse()
     small_run(desk, out, **KINDS['muon'])
     same_end(desk/'muon', out)
 
@@ -267,7 +269,7 @@ def test_full_disk(small_disk, desk, capsys):
 # ---- more than one process ----
 
 OPTIONS = dict(d_model=24, n_heads=2, n_layers=2, max_seq_len=16, vocab='300', batch_size=2, device='cpu', dropout=.1, steps=20, eval_every=5, keep_every=10,
-               precision='fp32', optimizer='muon')
+               precision='fp32', learning_rate=2e-3)
 
 def command(desk, out, **options):
     "Two processes on this machine"
@@ -317,6 +319,7 @@ def test_other_number_of_processes(worlds, desk, tmp_path):
     same_curve(one, tmp_path/'to one')
     same_curve(one, tmp_path/'to two')
 
+@pytest.mark.skipif('SLM_SLOW' not in os.environ, reason='15 seconds more: set SLM_SLOW=1')
 def test_two_processes_stopped(desk, tmp_path):
     "SIGTERM to torchrun: both processes finish the step, the first one saves"
     out = tmp_path/'run'
@@ -327,6 +330,6 @@ def test_two_processes_stopped(desk, tmp_path):
         said = p.communicate(timeout=60)[0]
     assert re.search(r'stopped at step \d+, saved in', said), said
     rows = curve(out)
-    assert safe_load(out/'last.pt')['step'] == rows[-1]['step'] > 0 and not list(out.glob('*.tmp'))
+    assert safe_load(out/'last.pt')['step'] >= rows[-1]['step'] > 0 and not list(out.glob('*.tmp'))
 
 if __name__ == '__main__': print(json.dumps(nursery(json.loads(sys.argv[1]))))
