@@ -113,9 +113,11 @@ class MultiHeadAttention(nn.Module):
 
     def attention_weights(self, x:Tensor, # (B, T, C)
                           mask:Tensor=None, # as in `forward`
+                          turn:tuple=None, # as in `forward`
                          ) -> Tensor: # (B, H, T, T)
         "Who looks at whom, computed by hand, since the fused path never holds the weights"
         q, k, v = self.heads(x)
+        if turn is not None: q, k = rotate(q, turn), rotate(k, turn)
         return scaled_dot_product(q, k, v, causal_mask(x.shape[1], device=x.device) if mask is None else mask)[1]
 
 # %% ../nbs/02_attention.ipynb #3d524040
