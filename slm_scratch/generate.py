@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['QUICK_FROM', 'draw', 'keep_top_k', 'keep_top_p', 'keep_min_p', 'penalize_repeats', 'Sampler', 'Decoder',
-           'quantize_rows', 'int8_product', 'Int8Linear', 'Int8Embedding', 'FastDecoder', 'QuickHead', 'quick_head',
-           'can_hurry', 'choose_decoder', 'TextOut', 'Generation', 'Row', 'uniforms', 'textless', 'tell', 'reading',
-           'generate_cli']
+           'quantize_rows', 'int8_product', 'has_kernel', 'Int8Linear', 'Int8Embedding', 'FastDecoder', 'QuickHead',
+           'quick_head', 'can_hurry', 'choose_decoder', 'TextOut', 'Generation', 'Row', 'uniforms', 'textless', 'tell',
+           'reading', 'playground', 'generate_cli']
 
 # %% ../nbs/05_generate.ipynb #0f8e48da
-import codecs, contextlib, copy, functools, math, os, sys, warnings, weakref
+import codecs, contextlib, copy, functools, html, math, os, sys, warnings, weakref
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.weak import WeakTensorKeyDictionary
 from fastcore.basics import patch
 from fastcore.script import call_parse, store_true
 from .attention import MultiHeadAttention, padding_mask, rotary_turn, rotate
@@ -216,14 +217,35 @@ def int8_product(
     x:Tensor, # (M, K)
     q:Tensor, # int8 (N, K)
 ) -> Tensor: # x qᵀ (M, N), in the type of `x`
-    "Multiply with whole numbers; on a CPU by a kernel that reads one byte a weight and rounds `x` and the result to bfloat16"
-    if q.device.type == 'cpu' and q.shape[1] % 16 == 0 and hasattr(torch.ops.aten, '_weight_int8pack_mm'):
-        return torch.ops.aten._weight_int8pack_mm(x.bfloat16(), q, _ones(len(q))).to(x.dtype)
-    return x @ q.T.to(x.dtype)
+    "Round each row of `x` to whole numbers too, and multiply those exactly; on a CPU by a kernel that reads one byte a weight"
+    xq, scale = quantize_rows(x)                           # int8 (M, K), (M,)
+    whole = _kernel(xq, q) if q.device.type == 'cpu' and has_kernel() else xq.to(x.dtype) @ q.T.to(x.dtype)
+    return whole.to(x.dtype)*scale[:, None]
 
 # %% ../nbs/05_generate.ipynb #0cc19c4b
+_packed = WeakTensorKeyDictionary() # int8 matrix → (its version, the same in the kernel's order)
+
+def _pack(q):
+    "The int8 matrix (N, K) in the kernel's order"
+    now = 0 if q.is_inference() else q._version            # a tensor made in inference mode counts no changes
+    if _packed.get(q, (None,))[0] != now: _packed[q] = now, torch.ops.onednn.qlinear_prepack(q, None)
+    return _packed[q][1]
+
+def _kernel(xq, q):
+    "The product of whole numbers (M, K) and (N, K), as float32 (M, N)"
+    one, zero = _constants(len(q))
+    x = (xq.short() + 128).to(torch.uint8)                 # no signs on this side
+    return torch.ops.onednn.qlinear_pointwise(x, 1., 128, _pack(q), one, zero, None, 1., 0, torch.float32, 'none', [], '')
+
 @functools.cache
-def _ones(n): return torch.ones(n, dtype=torch.bfloat16)       # the kernel wants scales; ours come later, in full precision
+def _constants(n): return torch.ones(n), torch.zeros(n, dtype=torch.long) # scales and zero points: ours come later
+
+@functools.cache
+def has_kernel() -> bool: # can this torch, on this processor, multiply int8 by `_kernel`?
+    "Tried once, on numbers that would overflow a careless kernel"
+    x, q = torch.full((2, 21), 127, dtype=torch.int8), torch.full((3, 21), -127, dtype=torch.int8)
+    try: return torch.equal(_kernel(x, q), torch.full((2, 3), -21*127.**2))
+    except (AttributeError, RuntimeError, TypeError, NotImplementedError): return False
 
 # %% ../nbs/05_generate.ipynb #1c794e81
 class Int8Linear(nn.Module):
@@ -272,8 +294,13 @@ def _on_vector(layer):
     "`layer` as a function of one vector (K,)"
     W, b = layer.weight, layer.bias
     if not isinstance(layer, Int8Linear): return functools.partial(torch.mv, W) if b is None else functools.partial(torch.addmv, b, W)
-    if b is None: return lambda x: int8_product(x[None], W)[0]*layer.scale
-    return lambda x: torch.addcmul(b, layer.scale, int8_product(x[None], W)[0])
+    if not has_kernel() or W.device.type != 'cpu' or layer.scale.dtype != torch.float32: return lambda x: layer(x[None])[0]
+    w, (_, zero), kernel = _pack(W), _constants(len(W)), torch.ops.onednn.qlinear_pointwise
+    def run(x): # `Int8Linear` with all scales left to the kernel
+        s = max(torch.linalg.vector_norm(x, math.inf).item(), 1e-12)/127
+        xq = (x/s).round_().add_(128).to(torch.uint8)
+        return kernel(xq[None], s, 128, w, layer.scale, zero, b, 1., 0, torch.float32, 'none', [], '')[0]
+    return run
 
 # %% ../nbs/05_generate.ipynb #1e44908b
 class FastDecoder(Decoder):
@@ -314,31 +341,25 @@ class QuickHead:
     def __init__(self,
         head, # the output layer, `nn.Linear` or `Int8Linear`
     ):
-        self.W = W = head.weight.detach()                  # (V, C)
-        if W.dtype == torch.int8:
-            self.q, self.scale, self.size, self.miss = W, head.scale, _row_norms(W)*head.scale, None
-        else:
-            self.q, self.scale = quantize_rows(W)
-            self.size, self.miss = _row_norms(self.q)*self.scale, torch.cat([(w - q*s[:, None]).norm(dim=1) for w, q, s in self.parts()])
-
-    def parts(self): return zip(*(t.split(4096) for t in (self.W, self.q, self.scale))) # not all at once: it is a large matrix
+        self.W, self.int8 = head.weight.detach(), head.weight.dtype == torch.int8  # (V, C)
+        self.q, self.scale = (self.W, head.scale) if self.int8 else quantize_rows(self.W)
+        if not self.int8:
+            parts = zip(*(t.split(4096) for t in (self.W, self.q, self.scale)))    # not all at once: it is a large matrix
+            self.size, self.miss = map(torch.cat, zip(*(((q*s[:, None]).norm(dim=1), (w - q*s[:, None]).norm(dim=1)) for w, q, s in parts)))
 
     def __call__(self,
         h:Tensor, # (C,) from the last norm
         k:int, # how many
     ) -> tuple[Tensor, Tensor]: # logits (k,), largest first, and their ids (k,)
-        "Bounds for all, then exact scores for those that can be among the k best"
-        rough = int8_product(h[None], self.q)[0]*self.scale                # (V,)
-        slack = rough.abs()/250 + self.size*(h - h.bfloat16()).norm()      # what the kernel rounds: its result and h
-        if self.miss is not None: slack += self.miss*h.norm()              # what int8 rounds: the weights
-        low = (rough - slack).topk(min(k, len(rough))).values[-1]
+        "Bounds for all, then exact scores for those that can be among the k best; an int8 layer's own scores are rough already"
+        rough, k = int8_product(h[None], self.q)[0]*self.scale, min(k, len(self.q)) # (V,)
+        if self.int8: return rough.topk(k)
+        hq, s = quantize_rows(h[None])
+        slack = self.miss*h.norm() + self.size*(h - hq[0]*s).norm()        # what was rounded: the weights, and h
+        low = (rough - slack).topk(k).values[-1]*(1 - 1e-6)                # and a hair for the sums themselves
         ids = (~(rough + slack < low)).nonzero()[:, 0]                     # not a number stays in, to be found later
-        z = torch.mv(self.W[ids].to(h.dtype), h)
-        if self.miss is None: z = z*self.scale[ids]
-        z, i = z.topk(min(k, len(rough)))
+        z, i = torch.mv(self.W[ids], h).topk(k)
         return z, ids[i]
-
-def _row_norms(W): return torch.cat([w.float().norm(dim=1) for w in W.split(4096)])
 
 # %% ../nbs/05_generate.ipynb #7b09704f
 _heads = weakref.WeakKeyDictionary() # model → (sum of the bits of its output matrix, `QuickHead`)
@@ -348,9 +369,16 @@ def quick_head(
 ) -> QuickHead: # made anew where the weights have changed
     "The model's `QuickHead`"
     W = model.lm_head.weight.detach()
-    bits = W.view({1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[W.element_size()]).sum().item()
+    bits = _bits(W)
     if _heads.get(model, [None])[0] != bits: _heads[model] = bits, QuickHead(model.lm_head)
     return _heads[model][1]
+
+# %% ../nbs/05_generate.ipynb #586fc5ad
+def _bits(W):
+    "The sum of the bits of `W`, read as whole numbers of eight bytes where they fit (torch adds those fastest)"
+    W = W.contiguous().view(-1)
+    n = 8//W.element_size()*(len(W)*W.element_size()//8)   # the last few do not fill eight bytes
+    return W[:n].view(torch.int64).sum().item(), *W[n:].tolist()
 
 # %% ../nbs/05_generate.ipynb #e292403b
 @patch
@@ -370,7 +398,8 @@ def can_hurry(
     batch:int, # how many texts
 ) -> bool: # may `FastDecoder` be used?
     "One text, on a CPU, by our own parts, and nobody watching"
-    ours = {SmallLanguageModel, Block, MultiHeadAttention, MLP, nn.ModuleList, nn.Linear, nn.Embedding, nn.LayerNorm, nn.Dropout, Int8Linear, Int8Embedding}
+    ours = {SmallLanguageModel, Block, MultiHeadAttention, MLP, nn.ModuleList, nn.Linear, nn.Embedding, nn.LayerNorm, nn.Dropout,
+            Int8Linear, Int8Embedding}
     return (batch == 1 and model.device.type == 'cpu' and 'features' not in vars(model)
             and all(type(m) in ours and not (m._forward_hooks or m._forward_pre_hooks or 'forward' in vars(m)) for m in model.modules()))
 
@@ -617,6 +646,59 @@ def next_tokens(self:SmallLanguageModel,
     with reading(self): logits = Decoder(self, [row.context], 1).prefill()[0]
     p, ids = logits.softmax(-1).topk(min(n, len(logits)))
     return [(tok.decode([i]), x) for i, x in zip(ids.tolist(), p.tolist())]
+
+# %% ../nbs/05_generate.ipynb #a4d8f8f6
+def _inside(model, prompt, start):
+    "Texts of the T tokens, the stream (1, T, C) before, between and after the blocks, and the rotary turn"
+    row, = _prepare(model, [prompt], Sampler(0), None, 1, None, None, start, True, None)
+    ids = torch.tensor([row.context], device=model.device)
+    at = torch.arange(ids.shape[1], device=model.device)
+    turn = rotary_turn(at, model.config.head_dim) if model.config.positions == 'rotary' else None
+    xs = [model.embed(ids, at)]
+    for block in model.blocks: xs.append(block(xs[-1], turn=turn))
+    return [model.tokenizer.decode([i]) for i in row.context], xs, turn
+
+# %% ../nbs/05_generate.ipynb #ed0b615f
+@patch
+def attention_maps(self:SmallLanguageModel,
+    prompt:str, # a text
+    start:bool=True, # as for `generate`: end-of-text stands before it
+) -> tuple[list, Tensor]: # the texts of T tokens, and weights (L, H, T, T): layer, head, who looks, at whom
+    "Who looks at whom; one layer of it is for `plot_attention`"
+    with reading(self):
+        names, xs, turn = _inside(self, prompt, start)
+        return names, torch.cat([b.attn.attention_weights(b.norm1(x), turn=turn) for b, x in zip(self.blocks, xs)]).cpu()
+
+@patch
+def logit_lens(self:SmallLanguageModel,
+    prompt:str, # a text
+    start:bool=True, # as for `generate`: end-of-text stands before it
+) -> tuple[list, Tensor]: # the texts of T tokens, and probabilities (L+1, T, V) of each next token
+    "What the model would say after the embedding and after each block (nostalgebraist, 2020)"
+    with reading(self):
+        names, xs, _ = _inside(self, prompt, start)
+        return names, torch.cat([self.lm_head(self.final_norm(x)).float().softmax(-1) for x in xs]).cpu()
+
+# %% ../nbs/05_generate.ipynb #fe8952b9
+def playground(
+    model:SmallLanguageModel, # who tells
+    prompt:str='Once upon a time', # what is in the box at first
+): # an ipywidgets box: end a cell with it
+    "Sliders for the knobs and a text that streams, in Jupyter; raises ImportError without ipywidgets"
+    try: import ipywidgets as w
+    except ImportError: raise ImportError('the playground needs the package ipywidgets: pip install ipywidgets') from None
+    slide = lambda name, at, top, step: w.FloatSlider(at, min=0, max=top, step=step, description=name)
+    knobs = dict(temperature=slide('temperature', .8, 2, .05), top_k=w.IntSlider(50, min=1, max=200, description='top-k'),
+                 top_p=w.FloatSlider(1, min=.01, max=1, step=.01, description='top-p'), min_p=slide('min-p', 0, 1, .01),
+                 repetition_penalty=w.FloatSlider(1, min=1, max=2, step=.05, description='penalty'),
+                 max_new_tokens=w.IntSlider(100, min=1, max=500, description='tokens'), seed=w.IntText(1, description='seed'))
+    text, go, shown = w.Textarea(prompt, description='prompt'), w.Button(description='tell'), w.HTML()
+    def tell_it(_):
+        told = ''
+        for piece in model.stream(text.value, **{k: v.value for k, v in knobs.items()}):
+            told += piece; shown.value = f'<div style="white-space: pre-wrap">{html.escape(told)}</div>'
+    go.on_click(tell_it)
+    return w.VBox([text, *knobs.values(), go, shown])
 
 # %% ../nbs/05_generate.ipynb #60d9ae45
 def _newest_model():

@@ -1,0 +1,118 @@
+"Models that leave the house: transformers, ONNX and llama.cpp tell the same story as we do; and samplers that never pick an illegal token."
+import json, math, os, shutil, subprocess
+from pathlib import Path
+import pytest, torch
+from slm_scratch import ModelConfig, SmallLanguageModel, Tokenizer
+from slm_scratch.generate import Sampler
+
+slow = pytest.mark.skipif(not os.environ.get('SLM_SLOW'), reason='slow: set SLM_SLOW=1')
+odd_texts = ['The little fox lost her lantern.', '', ' ', '  two  spaces ', "\n\n\n  don't\t stop\r\n", '狐狸 丢了 灯笼', '\U0001f98a'*2 + ' \U0001f469\u200d\U0001f467',
+             'naïve Ａ１２３ x²≠½', '\u2028\xa0\xad', 'A'*50, '<|end|>', "we'll 've 'S 3.14 a\n b  \n"]
+prompt = 'The little fox lost her'
+
+def wild(tok, **changes):
+    "A small model with random weights, large enough to have opinions"
+    torch.manual_seed(5)
+    m = SmallLanguageModel(ModelConfig(**dict(vocab_size=tok.vocab_size, d_model=48, n_heads=3, n_layers=3, max_seq_len=60, d_ff=100) | changes), tok).eval()
+    with torch.no_grad(): [p.add_(torch.randn_like(p)*.3) for p in m.parameters()]
+    return m
+
+@pytest.fixture(scope='module')
+def own():
+    text = 'The little fox lost her lantern. She looked under the old oak, and behind the mill. “Lantern!” she cried.\n\n  狐狸 “Why?” '
+    return Tokenizer.train(text*3, vocab_size=330)
+
+def check_transformers(m, folder):
+    hf = pytest.importorskip('transformers')
+    m.save_pretrained(folder)
+    theirs, tok = hf.AutoModelForCausalLM.from_pretrained(folder), hf.AutoTokenizer.from_pretrained(folder)
+    assert (tok.eos_token_id, tok.bos_token_id, len(tok)) == (m.tokenizer.eot, m.tokenizer.eot, m.tokenizer.vocab_size)
+    for t in odd_texts: assert tok(t)['input_ids'] == m.tokenizer.encode(t), t
+    ids = torch.tensor([[m.tokenizer.eot] + m.tokenizer.encode(prompt)])
+    with torch.no_grad(): torch.testing.assert_close(theirs(ids).logits, m(ids))
+    told = theirs.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=30, do_sample=False, pad_token_id=m.tokenizer.eot)
+    ours = m.generate(prompt, max_new_tokens=30, temperature=0, log_probs=True)
+    assert told[0, ids.shape[1]:].tolist() == ours.tokens
+    theirs.save_pretrained(folder/'again'); tok.save_pretrained(folder/'again')
+    back = SmallLanguageModel.from_pretrained(folder/'again')
+    assert back.tokenizer == m.tokenizer
+    for (name, a), b in zip(m.named_parameters(), back.parameters(), strict=True): assert torch.equal(a, b), name
+
+@pytest.mark.parametrize('changes', [{}, dict(tie_weights=False, d_ff=None)], ids=str)
+def test_transformers_own_vocabulary(own, tmp_path, changes): check_transformers(wild(own, **changes), tmp_path)
+
+def test_transformers_gpt2_vocabulary(tmp_path):
+    "All 50,257 tokens, each of them the token of the same text on both sides"
+    hf = pytest.importorskip('transformers')
+    m = wild(Tokenizer.gpt2(), d_model=12, n_layers=1)
+    check_transformers(m, tmp_path)
+    tok = hf.AutoTokenizer.from_pretrained(tmp_path)
+    for i in [*range(0, 50256, 97), 50255]: assert tok.decode([i]) == m.tokenizer.decode([i]), i
+
+def test_onnx(own, tmp_path):
+    pytest.importorskip('onnx'); ort = pytest.importorskip('onnxruntime')
+    for m in (wild(own), wild(own, positions='rotary')):
+        m.save_onnx(tmp_path/'m.onnx')
+        engine = ort.InferenceSession(tmp_path/'m.onnx')
+        for shape in ((1, 1), (2, 7), (3, 60)):
+            x = torch.randint(m.config.vocab_size, shape)
+            with torch.no_grad(): torch.testing.assert_close(torch.tensor(engine.run(None, dict(ids=x.numpy()))[0]), m(x), rtol=1e-4, atol=1e-3)
+
+def test_int8_file(own, tmp_path):
+    m8 = wild(own, d_model=96).quantize()
+    m8.save(tmp_path/'m8.pth')
+    back = SmallLanguageModel.load(tmp_path/'m8.pth')
+    assert back.generate(prompt, seed=1, top_k=20) == m8.generate(prompt, seed=1, top_k=20)
+    assert m8.generate([prompt, 'a'], seed=1)[0] == m8.generate(prompt, seed=1), 'whole numbers do not depend on the company'
+
+# ---- a real llama.cpp, from npm's node-llama-cpp: SLM_SLOW=1, node, and SLM_NODE_LLAMA=a folder in which `npm install node-llama-cpp` was run ----
+
+SCRIPT = '''
+import {getLlama} from "node-llama-cpp";
+const [file, prompt, n] = process.argv.slice(2);
+const llama = await getLlama({gpu: false, build: "never", logLevel: "error"});
+const model = await llama.loadModel({modelPath: file});
+const texts = JSON.parse(prompt), ids = texts.map(t => model.tokenize(t, false));
+const context = await model.createContext({contextSize: 60});
+const said = [];
+for await (const t of context.getSequence().evaluate([model.tokens.bos, ...ids[0]], {temperature: 0})) { said.push(t); if (said.length >= +n) break; }
+console.log(JSON.stringify({ids, said})); process.exit(0);
+'''
+
+@slow
+def test_llama_cpp(own, tmp_path):
+    pytest.importorskip('gguf')
+    folder = os.environ.get('SLM_NODE_LLAMA')
+    if not (shutil.which('node') and folder): pytest.skip('needs node, and SLM_NODE_LLAMA: a folder with node_modules/node-llama-cpp')
+    m = wild(own)
+    m.save_gguf(tmp_path/'m.gguf')
+    script = Path(folder)/'slm_check.mjs'
+    script.write_text(SCRIPT, encoding='utf-8')
+    texts = [prompt] + [t for t in odd_texts if t]
+    try: r = subprocess.run(['node', script, tmp_path/'m.gguf', json.dumps(texts), '25'], cwd=folder, capture_output=True, text=True, encoding='utf-8', timeout=300)
+    finally: script.unlink()
+    assert r.returncode == 0, r.stderr[-2000:]
+    said = json.loads(r.stdout.strip().splitlines()[-1])
+    assert said['ids'] == [own.encode(t) for t in texts]
+    assert said['said'] == m.generate(prompt, max_new_tokens=25, temperature=0, log_probs=True, stop_at_eot=False).tokens
+
+# ---- samplers ----
+
+def legal(z, i, s):
+    "May `s` draw token `i` from logits `z` (V,)? From the definitions, with a hair of tolerance"
+    if s.temperature == 0: return z[i] == z.max()
+    p, k = ((z.double() - z.max())/s.temperature).softmax(-1), min(s.top_k or len(z), len(z))
+    p, better = torch.where(z >= z.sort(descending=True).values[k-1], p, 0.), z > z[i]
+    mass = p[p > p[i]].sum()/p.sort(descending=True).values[:k].sum()
+    return z[i] > -math.inf and better.sum() < k and mass < (s.top_p or 1) + 1e-9 and p[i] >= (s.min_p or 0)*p.max()*(1 - 1e-6)
+
+def test_samplers_never_pick_an_illegal_token():
+    hypothesis = pytest.importorskip('hypothesis'); st = hypothesis.strategies
+    score = st.floats(-1e4, 1e4, width=32) | st.just(-math.inf) | st.sampled_from([0., 1.])
+    @hypothesis.settings(max_examples=10_000 if os.environ.get('SLM_SLOW') else 300, deadline=None, database=None)
+    @hypothesis.given(st.lists(score, min_size=1, max_size=30).filter(lambda l: max(l) > -math.inf), st.floats(0, 1, exclude_max=True), st.floats(0, 1e3),
+                      st.none() | st.integers(1, 40), st.none() | st.floats(1e-9, 1), st.none() | st.floats(0, 1))
+    def run(row, u, T, k, p, m):
+        s, z = Sampler(T, k, p, m), torch.tensor([row])
+        assert legal(z[0], s(z, torch.tensor([u], dtype=torch.float64)).item(), s)
+    run()
