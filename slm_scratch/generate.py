@@ -418,7 +418,7 @@ def choose_decoder(
     "One text takes the fast lane, with the quick head where few logits are enough"
     if not can_hurry(model, len(contexts)): return Decoder(model, contexts, room)
     few = 1 if sampler.temperature == 0 else sampler.top_k
-    return FastDecoder(model, contexts, room, None if whole or model.config.vocab_size < QUICK_FROM else few)
+    return FastDecoder(model, contexts, room, None if whole or model.config.vocab_size < QUICK_FROM or not has_kernel() else few)
 
 # %% ../nbs/05_generate.ipynb #eee3109a
 class TextOut:
