@@ -209,8 +209,9 @@ def quantize_rows(
     W:Tensor, # weights (N, K)
 ) -> tuple[Tensor, Tensor]: # whole numbers, int8 (N, K), and the scale of each row (N,)
     "Each row as whole numbers from −127 to 127 times one scale"
-    scale = W.abs().amax(1).clamp(min=1e-12)/127           # (N,)
-    return (W/scale[:, None]).round().to(torch.int8), scale
+    full = W if W.dtype == torch.float64 else W.float()    # halves would round up to 128, which is no int8
+    scale = full.abs().amax(1).clamp(min=1e-12)/127        # (N,)
+    return (full/scale[:, None]).round().to(torch.int8), scale.to(W.dtype)
 
 # %% ../nbs/05_generate.ipynb #14076880
 def int8_product(
@@ -397,10 +398,11 @@ def can_hurry(
     model:SmallLanguageModel, # perhaps with parts of somebody else's
     batch:int, # how many texts
 ) -> bool: # may `FastDecoder` be used?
-    "One text, on a CPU, by our own parts, and nobody watching"
+    "One text, on a CPU, in full precision, by our own parts, and nobody watching"
     ours = {SmallLanguageModel, Block, MultiHeadAttention, MLP, nn.ModuleList, nn.Linear, nn.Embedding, nn.LayerNorm, nn.Dropout,
             Int8Linear, Int8Embedding}
     return (batch == 1 and model.device.type == 'cpu' and 'features' not in vars(model)
+            and model.final_norm.weight.dtype in (torch.float32, torch.float64)
             and all(type(m) in ours and not (m._forward_hooks or m._forward_pre_hooks or 'forward' in vars(m)) for m in model.modules()))
 
 # %% ../nbs/05_generate.ipynb #d2c1fab5
@@ -416,7 +418,7 @@ def choose_decoder(
     "One text takes the fast lane, with the quick head where few logits are enough"
     if not can_hurry(model, len(contexts)): return Decoder(model, contexts, room)
     few = 1 if sampler.temperature == 0 else sampler.top_k
-    return FastDecoder(model, contexts, room, None if whole or model.config.vocab_size < QUICK_FROM else few)
+    return FastDecoder(model, contexts, room, None if whole or model.config.vocab_size < QUICK_FROM or not has_kernel() else few)
 
 # %% ../nbs/05_generate.ipynb #eee3109a
 class TextOut:

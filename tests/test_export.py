@@ -27,6 +27,7 @@ def check_transformers(m, folder):
     m.save_pretrained(folder)
     theirs, tok = hf.AutoModelForCausalLM.from_pretrained(folder), hf.AutoTokenizer.from_pretrained(folder)
     assert (tok.eos_token_id, tok.bos_token_id, len(tok)) == (m.tokenizer.eot, m.tokenizer.eot, m.tokenizer.vocab_size)
+    for c in (theirs.config, theirs.generation_config): assert (c.eos_token_id, c.bos_token_id) == (m.tokenizer.eot, m.tokenizer.eot)
     for t in odd_texts: assert tok(t)['input_ids'] == m.tokenizer.encode(t), t
     ids = torch.tensor([[m.tokenizer.eot] + m.tokenizer.encode(prompt)])
     with torch.no_grad(): torch.testing.assert_close(theirs(ids).logits, m(ids))
@@ -64,6 +65,18 @@ def test_int8_file(own, tmp_path):
     back = SmallLanguageModel.load(tmp_path/'m8.pth')
     assert back.generate(prompt, seed=1, top_k=20) == m8.generate(prompt, seed=1, top_k=20)
     assert m8.generate([prompt, 'a'], seed=1)[0] == m8.generate(prompt, seed=1), 'whole numbers do not depend on the company'
+
+def test_gguf_names(own, tmp_path):
+    "The names are those that the package gguf, and so llama.cpp, has for a GPT-2"
+    gguf = pytest.importorskip('gguf')
+    wild(own, tie_weights=False).save_gguf(tmp_path/'m.gguf')
+    known = {gguf.TENSOR_NAMES[t].format(bid=i) for t in gguf.MODEL_TENSORS[gguf.MODEL_ARCH.GPT2] for i in range(3)}
+    names = {t.name.rpartition('.')[0] for t in gguf.GGUFReader(tmp_path/'m.gguf').tensors}
+    assert names == known
+
+def test_half_precision(own):
+    "Models of 16 bits generate, and so do their int8 copies"
+    for m in (wild(own).bfloat16(), wild(own).bfloat16().quantize()): assert len(m.generate(prompt, max_new_tokens=9, seed=1, top_k=5)) > len(prompt)
 
 # ---- a real llama.cpp, from npm's node-llama-cpp: SLM_SLOW=1, node, and SLM_NODE_LLAMA=a folder in which `npm install node-llama-cpp` was run ----
 
