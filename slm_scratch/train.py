@@ -1229,7 +1229,7 @@ def run_cli(
     except (ValueError, OSError, MemoryError, FloatingPointError) as e:
         text = ' '.join(str(e).split('\n'))
         for python, shell in _IN_SHELL.items(): text = text.replace(python, shell)
-        print('slm-train: ' + text, file=sys.stderr)
+        if not _rank(): print(f'{name}: {text}', file=sys.stderr)
         sys.exit(2)
     if stopped: sys.exit(128 + signal.Signals[stopped])
 
