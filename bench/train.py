@@ -121,7 +121,7 @@ def race(names, args):
 def peaks(names, args):
     "name → bytes, the peak of two steps (the second has the optimizer's averages)"
     res = {}
-    for n in names:
+    for n in names if args.memory_batch else ():
         w = Worker(n, args, args.memory_batch)
         w.step(); res[n] = w.step()['peak']
         w.close()
@@ -138,8 +138,9 @@ def table(speed, memory, first, names):
     lines = ['| step | tokens a second | ' + ' | '.join(f'x {p}' for p in peers) + ' | peak memory | ' + ' | '.join(f'of {p}' for p in peers) + ' | first loss |',
              '| --- ' + '| ---: '*(3 + 2*len(peers)) + '|']
     for n in names:
-        lines.append(f'| {n} | {speed[n]:,.0f} | ' + ' | '.join(f'{speed[n]/speed[p]:.2f}' for p in peers) + f' | {memory[n]/1e9:.2f} GB | '
-                     + ' | '.join(f'{memory[n]/memory[p]:.0%}' for p in peers) + f' | {first[n]:.3f} |')
+        m = memory.get(n, math.nan)
+        lines.append(f'| {n} | {speed[n]:,.0f} | ' + ' | '.join(f'{speed[n]/speed[p]:.2f}' for p in peers) + f' | {m/1e9:.2f} GB | '
+                     + ' | '.join(f'{m/memory.get(p, math.nan):.0%}' for p in peers) + f' | {first[n]:.3f} |')
     return '\n'.join(lines)
 
 if __name__ == '__main__':
@@ -147,7 +148,7 @@ if __name__ == '__main__':
     ap.add_argument('--nanogpt', type=Path, help='a checkout of karpathy/nanoGPT')
     ap.add_argument('--ours', nargs='*', default=['fp32', 'bf16'], help='precisions of ours')
     ap.add_argument('--batch', type=int, default=4); ap.add_argument('--block', type=int, default=256)
-    ap.add_argument('--memory_batch', type=int, default=16, help='windows in a batch where memory is measured')
+    ap.add_argument('--memory_batch', type=int, default=16, help='windows in a batch where memory is measured; 0: do not')
     ap.add_argument('--rounds', type=int, default=5)
     ap.add_argument('--json', type=Path, help='write the numbers there too')
     ap.add_argument('--loud', action='store_true', help='show what the workers print')
@@ -164,5 +165,5 @@ if __name__ == '__main__':
     print(f'{args.batch} x {args.block} tokens a step, {args.rounds} rounds; memory at {args.memory_batch} x {args.block}; torch {torch.__version__}, '
           f'transformers {transformers.__version__}, {os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())} thread(s)\n')
     print(table(speed, memory, first, names))
-    print(f'\nwith checkpoint_activations: {memory[more[-1]]/1e9:.2f} GB')
+    if memory: print(f'\nwith checkpoint_activations: {memory[more[-1]]/1e9:.2f} GB, {memory[more[-1]]/memory["nanogpt"]:.0%} of nanogpt')
     if args.json: args.json.write_text(json.dumps(dict(speed=speed, memory=memory, first=first)), encoding='utf-8')

@@ -271,10 +271,13 @@ class ChunkedLoss(torch.autograd.Function):
         w, loss, dh, dW = W.to(dtype), 0., torch.empty_like(h), torch.zeros_like(W)
         for hs, ys, out in zip(h.split(rows), y[:, None].split(rows), dh.split(rows)):
             hs = hs.to(dtype)
-            logp = torch.log_softmax(hs @ w.T, -1, dtype=wide)                        # (rows, V)
-            loss -= logp.gather(1, ys).sum()
+            z = (hs @ w.T).to(wide)                                                   # (rows, V), and all that follows is in place
+            z -= z.amax(-1, keepdim=True)                                             # so that nothing overflows
+            right = z.gather(1, ys)
+            total = z.exp_().sum(-1, keepdim=True)
+            loss += (total.log() - right).sum()
             if not any(ctx.needs_input_grad): continue
-            p = logp.exp_().scatter_add_(1, ys, torch.full_like(ys, -1, dtype=wide)).to(dtype) # N times the gradient of the logits
+            p = z.div_(total).scatter_add_(1, ys, torch.full_like(ys, -1, dtype=wide)).to(dtype) # N times the gradient of the logits
             out.copy_(p @ w)
             dW = dW.addmm_(p.T, hs) if dW.dtype == dtype else dW.add_(p.T @ hs)       # (V, C)
         ctx.save_for_backward(dh, dW)
@@ -298,7 +301,7 @@ def chunked_cross_entropy(
     h, # (N, C) hidden vectors
     W, # (V, C) the head's matrix
     y, # (N,) int64, the tokens that came; each counts
-    rows:int=256, # tokens whose logits exist at the same time
+    rows:int=128, # tokens whose logits exist at the same time
 ): # nats a token, the mean; float32 also where products are in sixteen bits
     "`F.cross_entropy(h @ W.T, y)`, but at most (rows, V) logits exist at a time"
     if not torch.is_grad_enabled(): h, W = h.detach(), W.detach()
@@ -310,14 +313,14 @@ def predict_memory(
     batch_size:int, # B
     block_size:int, # T
     checkpoint_activations:bool=False, # are activations forgotten and computed again?
-    rows:int=256, # tokens whose logits exist at the same time
+    rows:int=128, # tokens whose logits exist at the same time
 ) -> dict: # bytes of each kind while training
     "`predict_bytes`, with the chunked loss and, if asked for, with checkpointed activations"
     need = predict_bytes(cfg, batch_size, block_size)
     one, two = (predict_bytes(replace(cfg, n_layers=n), batch_size, block_size)['activations'] for n in (1, 2))
     inputs = 4*batch_size*block_size*cfg.d_model*cfg.n_layers # what each block reads
     if checkpoint_activations: need['activations'] = one + inputs
-    need['logits'] = 4*(2*min(rows, batch_size*block_size) + cfg.d_model)*cfg.vocab_size # a few rows twice, and the head's gradient
+    need['logits'] = 4*(min(rows, batch_size*block_size) + cfg.d_model)*cfg.vocab_size # a few rows, and the head's gradient
     return {k: v for k, v in need.items() if k != 'kv_cache'}
 
 # %% ../nbs/04_train.ipynb #4d37a297
