@@ -1,5 +1,9 @@
 "A small language model, built, trained and explained from scratch in six notebooks."
 __version__ = "0.1.0"
+import os as _os
+# Threads of PyTorch wait for each other by spinning. Where other programs want the same cores, they spin away their own time, and two threads become
+# many times slower than one; a tenth of the usual patience costs nothing on a quiet machine. (Read by OpenMP of GNU, if torch is not imported yet.)
+_os.environ.setdefault('GOMP_SPINCOUNT', '30000')
 from importlib import import_module as _import
 from .tokenizer import Tokenizer
 from .model import ModelConfig, MODEL_CONFIG, PRESETS, SmallLanguageModel
