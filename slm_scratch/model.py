@@ -528,9 +528,10 @@ SAFE_TYPES = {torch.float64: 'F64', torch.float32: 'F32', torch.float16: 'F16', 
 
 def write_safetensors(state:dict, # tensors by name
                       path, # such as 'model.safetensors'
+                      about:dict=None, # lines of text to go with them: name → text
                      ) -> None:
     "Write tensors for any program to read. Raises OSError, and the old file stays"
-    head, end = {'__metadata__': {'format': 'pt'}}, 0
+    head, end = {'__metadata__': {'format': 'pt'} | (about or {})}, 0
     for k, t in state.items():
         head[k] = dict(dtype=SAFE_TYPES[t.dtype], shape=list(t.shape), data_offsets=[end, end + t.nbytes])
         end += t.nbytes

@@ -28,9 +28,9 @@ from torch.utils.checkpoint import checkpoint as recompute
 from fastcore.basics import patch
 from fastcore.script import call_parse
 from .tokenizer import Tokenizer
-from .data import TokenSet, atomic_write, batch, download_tinystories, prepare, read_texts, steps_per_epoch, tales
+from .data import TokenSet, batch, download_tinystories, prepare, read_texts, steps_per_epoch, tales
 from .model import (MODEL_CONFIG, PRESETS, ModelConfig, SmallLanguageModel, atomic_save, plain_keys, predict_bytes,
-                               predict_flops, predict_parameters, safe_load, to_gpt2)
+                               predict_flops, predict_parameters, safe_load, to_gpt2, write_safetensors)
 with warnings.catch_warnings(): # a notebook without ipywidgets gets the plain bar, and no lecture
     warnings.simplefilter('ignore')
     from tqdm.auto import tqdm
@@ -1204,13 +1204,10 @@ def export_safetensors(
     path, # the file, such as 'model.safetensors'
     gpt2:bool=False, # under the names, and in the layout, of GPT-2 in `transformers`?
 ) -> None:
-    "Write the weights as safetensors, whole or not at all; the config goes with them as text. Raises ImportError without the package"
-    try: from safetensors.torch import save
-    except ImportError: raise ImportError('export_safetensors needs the package safetensors: pip install safetensors') from None
+    "Write the weights as safetensors, whole or not at all; the config goes with them as text"
     state = plain_keys(model.state_dict())
     if model.config.tie_weights: state.pop('lm_head.weight', None) # it is the embedding once more
-    state = {k: v.detach().cpu().contiguous() for k, v in (to_gpt2(state) if gpt2 else state).items()}
-    with atomic_write(path) as f: f.write(save(state, dict(format='pt', slm_scratch=json.dumps(asdict(model.config)))))
+    write_safetensors(to_gpt2(state) if gpt2 else state, path, dict(slm_scratch=json.dumps(asdict(model.config))))
 
 # %% ../nbs/04_train.ipynb #a0ed6ef4
 _IN_SHELL = {'resume=False': '--fresh', "resume='changed'": '--changed', 'max_steps=': '--steps ', 'max_minutes=': '--minutes ',
