@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'PEAKS', 'CHECKPOINT_KEYS', 'cross_entropy', 'bits_per_byte', 'HandAdamW', 'parameter_groups',
-           'cosine_schedule', 'wsd_schedule', 'Precision', 'bf16_speed', 'device_facts', 'choose_precision',
+           'cosine_schedule', 'wsd_schedule', 'Precision', 'bf16_speed', 'device_facts', 'choose_precision', 'tf32',
            'choose_device', 'orthogonalize', 'Muon', 'make_optimizers', 'ChunkedLoss', 'chunked_cross_entropy',
-           'predict_memory', 'forgetful', 'History', 'language_model_loss', 'Objective', 'LanguageModelTrainer',
-           'argument_problems', 'check_arguments', 'choose_block_size', 'compiled', 'peak_flops', 'read_run',
-           'run_differences', 'graceful_stop', 'several_processes', 'explain_memory', 'Evaluation', 'windows',
-           'score_documents', 'evaluate', 'export_safetensors', 'run_cli', 'train_cli', 'eval_cli']
+           'predict_memory', 'forgetful', 'kept_memory', 'History', 'language_model_loss', 'Objective',
+           'LanguageModelTrainer', 'argument_problems', 'check_arguments', 'choose_block_size', 'compiled',
+           'peak_flops', 'read_run', 'run_differences', 'graceful_stop', 'several_processes', 'explain_memory',
+           'Evaluation', 'windows', 'score_documents', 'evaluate', 'export_safetensors', 'run_cli', 'train_cli',
+           'eval_cli']
 
 # %% ../nbs/04_train.ipynb #e17fe706
-import inspect, json, math, os, shlex, signal, sys, threading, time, warnings
+import ctypes, inspect, json, math, os, shlex, signal, sys, threading, time, warnings
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
@@ -170,6 +171,18 @@ def choose_precision(
     if d['type'] == 'cpu': return Precision(*fp32, 'this CPU has no native bf16')
     return Precision(*fp32, f'{d["name"]}: half precision is not proven for training there')
 
+# %% ../nbs/04_train.ipynb #81082c9f
+@contextmanager
+def tf32(
+    device, # a torch.device
+    precision:str='auto', # as for `train`; 'fp32' keeps all bits
+):
+    "Within, float32 products on a card of compute capability 8.0 or newer are made in TF32"
+    old = torch.get_float32_matmul_precision()
+    if device.type == 'cuda' and precision != 'fp32' and torch.cuda.get_device_capability(device) >= (8, 0): torch.set_float32_matmul_precision('high')
+    try: yield
+    finally: torch.set_float32_matmul_precision(old)
+
 # %% ../nbs/04_train.ipynb #6103375c
 def choose_device(
     device=None, # a name such as 'cuda:1'; None: the best there is
@@ -301,7 +314,7 @@ def chunked_cross_entropy(
     h, # (N, C) hidden vectors
     W, # (V, C) the head's matrix
     y, # (N,) int64, the tokens that came; each counts
-    rows:int=128, # tokens whose logits exist at the same time
+    rows:int=512, # tokens whose logits exist at the same time
 ): # nats a token, the mean; float32 also where products are in sixteen bits
     "`F.cross_entropy(h @ W.T, y)`, but at most (rows, V) logits exist at a time"
     if not torch.is_grad_enabled(): h, W = h.detach(), W.detach()
@@ -313,7 +326,7 @@ def predict_memory(
     batch_size:int, # B
     block_size:int, # T
     checkpoint_activations:bool=False, # are activations forgotten and computed again?
-    rows:int=128, # tokens whose logits exist at the same time
+    rows:int=512, # tokens whose logits exist at the same time
 ) -> dict: # bytes of each kind while training
     "`predict_bytes`, with the chunked loss and, if asked for, with checkpointed activations"
     need = predict_bytes(cfg, batch_size, block_size)
@@ -335,6 +348,28 @@ def forgetful(
     try: yield
     finally:
         for b in blocks: del b.forward
+
+# %% ../nbs/04_train.ipynb #1eec46e6
+@contextmanager
+def kept_memory(
+    device='cpu', # where training runs; on a card PyTorch keeps memory by itself
+):
+    "Within, memory that is freed stays with this process and is used again (glibc's `mallopt`); elsewhere than on Linux nothing changes"
+    libc = _glibc() if torch.device(device).type == 'cpu' else None
+    if not libc: yield; return
+    libc.mallopt(_MMAP_MAX, 0); libc.mallopt(_TRIM_THRESHOLD, -1)
+    try: yield
+    finally: # to what the library itself comes to in a program with large tensors
+        for option, value in ((_MMAP_MAX, 1 << 16), (_MMAP_THRESHOLD, 1 << 25), (_TRIM_THRESHOLD, 1 << 26)): libc.mallopt(option, value)
+        libc.malloc_trim(0)
+
+# %% ../nbs/04_train.ipynb #ea3df720
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4 # names for numbers, from glibc's malloc.h
+
+def _glibc():
+    "The C library of Linux, or None where there is another one"
+    libc = ctypes.CDLL(None) if sys.platform == 'linux' else None
+    return libc if hasattr(libc, 'gnu_get_libc_version') else None
 
 # %% ../nbs/04_train.ipynb #64f017f5
 class History(list):
@@ -683,7 +718,7 @@ def loop(self:LanguageModelTrainer,
     self.start, self.board = self.clock() - self.elapsed, self.open_board()
     a = self.args
     with explain_memory(self.model.config, a.batch_size, self.block_size, a.checkpoint_activations), \
-         forgetful(self.model, a.checkpoint_activations), self.progress_bar() as bar:
+         kept_memory(self.device), tf32(self.device, a.precision), forgetful(self.model, a.checkpoint_activations), self.progress_bar() as bar:
         if not self.history: self.log(evaluate=True)
         self.model.train()
         self.agree(wish)
