@@ -283,7 +283,7 @@ class ChunkedLoss(torch.autograd.Function):
         wide = torch.promote_types(dtype, torch.float32)
         w, loss, dh, dW = W.to(dtype), 0., torch.empty_like(h), torch.zeros_like(W)
         for hs, ys, out in zip(h.split(rows), y[:, None].split(rows), dh.split(rows)):
-            hs = hs.to(dtype)
+            hs, z, p = hs.to(dtype), None, None                                       # the table before this one goes before this one comes
             z = (hs @ w.T).to(wide)                                                   # (rows, V), and all that follows is in place
             z -= z.amax(-1, keepdim=True)                                             # so that nothing overflows
             right = z.gather(1, ys)
@@ -402,9 +402,9 @@ def plot(self:History,
     import matplotlib.pyplot as plt
     with plt.style.context('slm_scratch.look'):
         fig, (a, b, c) = plt.subplots(1, 3, figsize=(7, 2.6), width_ratios=[2, 1, 1])
-        for name, label in (('loss', 'training'), ('val_loss', 'validation')): a.plot(*self.column(name), label=label)
-        for name, label in (('baseline', 'guessing'), ('floor', 'entropy of the text')):
-            for y in self.column(name)[1][:1]: a.axhline(y, ls=':', color='grey', lw=1, label=label)
+        for name, label, style in (('loss', 'training', '-'), ('val_loss', 'validation', 'o-')): a.plot(*self.column(name), style, ms=3, label=label)
+        for name, label, style in (('baseline', 'guessing', ':'), ('floor', 'entropy of the text', '--')):
+            for y in self.column(name)[1][:1]: a.axhline(y, ls=style, color='grey', lw=1, label=label)
         a.set(title='loss', xlabel='step', ylabel='nats per token', ylim=(0, None)); a.legend(fontsize=8)
         b.plot(*self.column('learning_rate')); b.set(title='learning rate', xlabel='step', ylim=(0, None))
         c.plot(*self.column('grad_norm')); c.set(title='gradient norm', xlabel='step', ylim=(0, None))
