@@ -1,11 +1,12 @@
 """One training step, ours beside nanoGPT's model and transformers' GPT-2: the same weights' shape, the same batches, each in a process of its own.
 
     python bench/train.py --nanogpt PATH      # a checkout of karpathy/nanoGPT; without it, git fetches one into a temporary folder
-    python bench/train.py --ours fp32 bf16    # and how we compute
+    python bench/train.py --ours fp32 bf16    # and how we compute; bf16-compile is with torch.compile
 
 Tokens a second: the fastest of a few rounds, which are taken in turn, so that a busy minute hurts all alike. Memory: the peak of the process, less what it
 had after its imports. Peers run as they come on a CPU: float32, AdamW as they make it. Nothing of theirs is part of this project."""
 import argparse, json, math, os, resource, subprocess, sys, tempfile, time
+from contextlib import ExitStack
 from pathlib import Path
 
 SIZES = dict(vocab_size=50257, d_model=512, n_heads=8, n_layers=6, max_seq_len=1024) # the default model
@@ -20,20 +21,22 @@ def batches(B, T, seed=0):
 
 # ---- the steps: each function returns step(x, y) → loss ----
 
-def ours(precision, memory=False):
-    "The step of `LanguageModelTrainer`, batch and all"
+def ours(precision, *more):
+    "The step of `LanguageModelTrainer`, batch and all; `more` may hold 'recompute' and 'compile'"
     import torch
     from types import SimpleNamespace
     from slm_scratch import LanguageModelTrainer, ModelConfig, SmallLanguageModel
-    from slm_scratch.train import check_arguments, forgetful
+    from slm_scratch.train import check_arguments, forgetful, kept_memory
     trainer = LanguageModelTrainer(SmallLanguageModel(ModelConfig(**SIZES)))
-    trainer.args = check_arguments(dict(precision=precision, device='cpu', verbose=False, checkpoint_activations=memory), trainer.model.config)
+    trainer.args = check_arguments(dict(precision=precision, device='cpu', verbose=False, compile='compile' in more), trainer.model.config)
     trainer.device, trainer.tokenizer_state = torch.device('cpu'), lambda: None
     trainer.max_steps, trainer.out_dir = 10**6, Path('nowhere')
     trainer.set_up()
-    def step(x, y):
+    around = ExitStack() # what `loop` puts around all steps
+    for context in (kept_memory('cpu'), forgetful(trainer.model, 'recompute' in more)): around.enter_context(context)
+    def step(x, y, around=around):
         trainer.micro_batch = lambda i: (x, y)
-        with forgetful(trainer.model, memory): return trainer.train_step()[0]
+        return trainer.train_step()[0]
     return step
 
 def nanogpt(path):
@@ -71,7 +74,7 @@ def plain_step(model, opt, loss_of):
 def make(name, path):
     if name == 'nanogpt': return nanogpt(path)
     if name == 'transformers': return huggingface()
-    return ours(*name.split('-')[1:2], memory=name.endswith('recompute'))
+    return ours(*name.split('-')[1:])
 
 # ---- a worker: a process that makes one step after another, when it is told to ----
 
