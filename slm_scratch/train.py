@@ -975,9 +975,19 @@ def several_processes(
     world, mine = int(os.environ.get('WORLD_SIZE', 1)), dist.is_available() and not dist.is_initialized()
     if world == 1: yield 0, 1; return
     if device.type == 'cuda': torch.cuda.set_device(device)
-    if mine: dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo', timeout=timedelta(hours=12)) # a large text takes its time
+    if mine: _meet('nccl' if device.type == 'cuda' else 'gloo')
     yield dist.get_rank(), dist.get_world_size()
     if mine: dist.destroy_process_group()
+
+# %% ../nbs/04_train.ipynb #f5d2000a
+_MEETINGS = [] # of these processes, so far
+
+def _meet(backend):
+    "Let the processes of torchrun know of each other, under a new name each time"
+    _MEETINGS.append(backend)
+    store, rank, world = next(dist.rendezvous('env://'))
+    dist.init_process_group(backend, store=dist.PrefixStore(f'meeting {len(_MEETINGS)}', store), rank=rank, world_size=world,
+                            timeout=timedelta(hours=12)) # a large text takes its time
 
 # %% ../nbs/04_train.ipynb #0f178cb6
 @patch
