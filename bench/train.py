@@ -33,7 +33,7 @@ def ours(precision, *more):
     trainer.max_steps, trainer.out_dir = 10**6, Path('nowhere')
     trainer.set_up()
     around = ExitStack() # what `loop` puts around all steps
-    for context in (kept_memory('cpu'), forgetful(trainer.model, 'recompute' in more)): around.enter_context(context)
+    for context in (kept_memory('cpu', 'recompute' not in more), forgetful(trainer.model, 'recompute' in more)): around.enter_context(context)
     def step(x, y, around=around):
         trainer.micro_batch = lambda i: (x, y)
         return trainer.train_step()[0]

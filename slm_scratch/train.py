@@ -8,9 +8,9 @@ __all__ = ['FORMATS', 'PEAKS', 'CHECKPOINT_KEYS', 'cross_entropy', 'bits_per_byt
            'choose_device', 'orthogonalize', 'Muon', 'make_optimizers', 'ChunkedLoss', 'chunked_cross_entropy',
            'predict_memory', 'forgetful', 'kept_memory', 'History', 'language_model_loss', 'Objective',
            'LanguageModelTrainer', 'argument_problems', 'check_arguments', 'choose_block_size', 'compiled',
-           'peak_flops', 'read_run', 'run_differences', 'graceful_stop', 'several_processes', 'explain_memory',
-           'Evaluation', 'windows', 'score_documents', 'evaluate', 'export_safetensors', 'run_cli', 'train_cli',
-           'eval_cli']
+           'peak_flops', 'read_run', 'run_differences', 'graceful_stop', 'several_processes', 'part_of', 'SpreadMuon',
+           'parts_of', 'spread_averages', 'predict_spread', 'explain_memory', 'Evaluation', 'windows',
+           'score_documents', 'evaluate', 'export_safetensors', 'run_cli', 'train_cli', 'eval_cli']
 
 # %% ../nbs/04_train.ipynb #e17fe706
 import ctypes, inspect, json, math, os, shlex, signal, sys, threading, time, warnings
@@ -235,10 +235,17 @@ def step(self:Muon) -> None:
     todo = [(p, g) for g in self.param_groups for p in g['params'] if p.grad is not None]
     parts = [part for p, g in todo for part in self.look_ahead(p, g)]
     flat = _orthogonal_parts(parts)
-    for p, g in todo:
-        u = torch.cat([next(flat) for _ in range(g['parts'])])
-        scale = .2 * math.sqrt(max(p.shape[0]/g['parts'], p.shape[1]))   # its root mean square becomes about 0.2
-        p.mul_(1 - g['lr']*g['weight_decay']).add_(u, alpha=-g['lr']*scale)
+    for p, g in todo: self.move(p, torch.cat([next(flat) for _ in range(g['parts'])]), g)
+
+@patch
+def move(self:Muon,
+    p, # (rows, cols) a matrix
+    u, # (rows, cols) where to: `parts` orthogonal matrices on top of each other
+    group:dict, # `lr`, `weight_decay`, `parts`
+) -> None:
+    "Shrink the matrix and take the step"
+    scale = .2 * math.sqrt(max(p.shape[0]/group['parts'], p.shape[1]))   # its root mean square becomes about 0.2
+    p.mul_(1 - group['lr']*group['weight_decay']).add_(u, alpha=-group['lr']*scale)
 
 def _orthogonal_parts(parts):
     "`orthogonalize` for each of many matrices, in stacks of equal shapes"
@@ -254,13 +261,14 @@ def make_optimizers(
     optimizer:str='adamw', # 'adamw' or 'muon'
     learning_rate:float=3e-4, # the highest rate
     weight_decay:float=.1, # for matrices
+    muon=Muon, # its class
 ) -> list: # optimizers that together own every parameter once
     "AdamW for all; or Muon for the matrices inside blocks and AdamW for embeddings, head, norms and biases"
     if optimizer == 'adamw': return [_adamw(parameter_groups(model, weight_decay), learning_rate)]
     inner = [(n, p) for n, p in model.blocks.named_parameters() if p.dim() == 2]
     qkv, others = ([p for n, p in inner if n.endswith('qkv.weight') == b] for b in (True, False))
-    muon = Muon([dict(params=qkv, parts=3), dict(params=others)], learning_rate, weight_decay=weight_decay)
-    return [muon, _adamw(parameter_groups(model, weight_decay, skip=[p for _, p in inner]), learning_rate)]
+    first = muon([dict(params=qkv, parts=3), dict(params=others)], learning_rate, weight_decay=weight_decay)
+    return [first, _adamw(parameter_groups(model, weight_decay, skip=[p for _, p in inner]), learning_rate)]
 
 # %% ../nbs/04_train.ipynb #be598c30
 def _adamw(groups, lr):
@@ -353,9 +361,10 @@ def forgetful(
 @contextmanager
 def kept_memory(
     device='cpu', # where training runs; on a card PyTorch keeps memory by itself
+    on:bool=True, # False: do nothing
 ):
     "Within, memory that is freed stays with this process and is used again (glibc's `mallopt`); elsewhere than on Linux nothing changes"
-    libc = _glibc() if torch.device(device).type == 'cpu' else None
+    libc = _glibc() if on and torch.device(device).type == 'cpu' else None
     if not libc: yield; return
     libc.mallopt(_MMAP_MAX, 0); libc.mallopt(_TRIM_THRESHOLD, -1)
     try: yield
@@ -465,17 +474,19 @@ def train(self:LanguageModelTrainer,
     seed:int=0, # of batches and dropout
     checkpoint_activations:bool=False, # keep only the input of each block and compute the rest again: less memory, more time
     tensorboard:bool=False, # also write the history for TensorBoard, where that is installed
+    shard:bool=False, # spread weights, gradients and averages over the processes (FSDP2), for a model that does not fit on one card
     compile:bool=False, # try `torch.compile`
     device=None, # where to train; None: the best there is
     verbose:bool=True, # report, and show a progress bar
 ) -> History: # rows of measurements; afterwards the model holds the best weights, in evaluation mode
     """Train the model. Ctrl-C stops after the step in progress and saves; the same call goes on.
+    With `shard` the model itself stays in main memory, and at the end it has the best weights, whole, in every process.
 
     Raises one ValueError that names every wrong argument, and FloatingPointError where the loss is not finite."""
     given = locals()
     self.args = check_arguments({k: v for k, v in given.items() if k != 'self'}, self.model.config)
     self.device = choose_device(device)
-    with several_processes(self.device) as (self.rank, self.world):
+    with several_processes(self.device) as (self.rank, self.world), self.model_comes_back():
         self.args.verbose = verbose and not self.rank
         self.read_data()
         self.set_up()
@@ -483,7 +494,7 @@ def train(self:LanguageModelTrainer,
         self.report()
         with graceful_stop(self.args.verbose) as wish, _own_randomness(self.device):
             self.loop(wish)
-            return self.finish(wish.signal)
+            return self.finish(self.stop)
 
 # %% ../nbs/04_train.ipynb #fc2e6107
 def argument_problems(
@@ -501,7 +512,7 @@ def argument_problems(
         found.append(f'block_size={args.block_size}: the model was built for max_seq_len={cfg.max_seq_len}; use that or less')
     if not a & {'warmup_steps', 'max_steps'} and args.max_steps and (args.warmup_steps or 0) >= args.max_steps:
         found.append(f'warmup_steps={args.warmup_steps}: must be below max_steps={args.max_steps}')
-    return found + _device_problem(args.device) + _folder_problem(args.out_dir)
+    return found + _device_problem(args.device) + _folder_problem(args.out_dir) + _shard_problem(args.shard)
 
 # %% ../nbs/04_train.ipynb #b5876318
 _CHOICES = dict(optimizer=('adamw', 'muon'), schedule=('cosine', 'wsd'), precision=('auto', 'fp32', 'bf16', 'fp16'),
@@ -527,6 +538,11 @@ def _device_problem(device):
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as e:
         return [f'device={device!r}: {str(e).splitlines()[0][:90]}; leave it out to use {str(choose_device())!r}']
     return []
+
+def _shard_problem(shard):
+    if not shard: return []
+    if int(os.environ.get('WORLD_SIZE', 1)) == 1: return ['shard=True: there is one process; start several with torchrun']
+    return [] if _fully_shard() else [f'shard=True: PyTorch {torch.__version__} has no fully_shard; update it, or leave shard out']
 
 def _folder_problem(out_dir):
     if out_dir is None or not Path(out_dir).exists() or Path(out_dir).is_dir(): return []
@@ -572,15 +588,14 @@ def read_data(self:LanguageModelTrainer) -> None:
 def set_up(self:LanguageModelTrainer) -> None:
     "Device, precision, optimizers: all that a run has before its first step"
     a = self.args
-    self.model.to(self.device)
-    self.set_precision(choose_precision(self.device, a.precision))
-    self.optimizers = make_optimizers(self.model, a.optimizer, a.learning_rate, a.weight_decay)
-    self.objective = Objective(self.model)
+    self.objective = self.spread() if a.shard else Objective(self.model.to(self.device))
+    self.set_precision(self.first_says(choose_precision(self.device, a.precision)))
+    self.optimizers = make_optimizers(self.model, a.optimizer, a.learning_rate, a.weight_decay, SpreadMuon if a.shard else Muon)
     self.net = compiled(self.objective) if a.compile else self.objective
-    if self.world > 1: self.net = nn.parallel.DistributedDataParallel(self.net, gradient_as_bucket_view=True)
+    if self.world > 1 and not a.shard: self.net = nn.parallel.DistributedDataParallel(self.net, gradient_as_bucket_view=True)
     self.meta = dict(format=1, config=asdict(self.model.config), tokenizer=self.tokenizer_state())
     self.step, self.elapsed, self.best, self.history = 0, 0., dict(step=0, loss=math.inf), History()
-    self.sums, self.norm, self.evaluated, self.saved, self.unsaved = [0., 0, 0.], 0., (-1, 0., 0.), (0, self.clock()), None
+    self.sums, self.norm, self.evaluated, self.saved, self.unsaved = [0., 0, 0.], 0., (-1, 0., 0.), (0, 0.), None
 
 # %% ../nbs/04_train.ipynb #8c8366f1
 @patch
@@ -627,7 +642,7 @@ def train_step(self:LanguageModelTrainer) -> tuple: # loss in nats a token, norm
         loss = loss + part.detach()
     loss = self.average(float(loss))
     for opt in self.optimizers: self.scaler.unscale_(opt)
-    norm = nn.utils.clip_grad_norm_(self.model.parameters(), a.grad_clip or math.inf).item()
+    norm = _whole(nn.utils.clip_grad_norm_(self.model.parameters(), a.grad_clip or math.inf)).item()
     self.check_finite(loss, norm, lr)
     for opt in self.optimizers:
         for group in opt.param_groups: group['lr'] = lr
@@ -718,11 +733,12 @@ def loop(self:LanguageModelTrainer,
     self.start, self.board = self.clock() - self.elapsed, self.open_board()
     a = self.args
     with explain_memory(self.model.config, a.batch_size, self.block_size, a.checkpoint_activations), \
-         kept_memory(self.device), tf32(self.device, a.precision), forgetful(self.model, a.checkpoint_activations), self.progress_bar() as bar:
+         kept_memory(self.device, not a.checkpoint_activations), tf32(self.device, a.precision), \
+         forgetful(self.model, a.checkpoint_activations), self.progress_bar() as bar:
+        self.agree(wish)
         if not self.history: self.log(evaluate=True)
         self.model.train()
-        self.agree(wish)
-        while self.step < self.planned_steps() and not wish.signal:
+        while self.step < self.planned_steps() and not self.stop:
             t = self.clock()
             loss, self.norm = self.train_step()
             self.elapsed = self.clock() - self.start
@@ -737,9 +753,10 @@ def loop(self:LanguageModelTrainer,
 def watch(self:LanguageModelTrainer) -> None:
     "After a step: evaluate, log and save where it is due"
     a, evaluate = self.args, self.due_evaluation() or self.step >= self.planned_steps()
+    late = self.elapsed - self.saved[1] > 300 # by the clock on which all processes agreed
     if evaluate or self.step % a.log_every == 0: self.log(evaluate)
     if a.checkpoint_every: save = self.step % a.checkpoint_every == 0
-    else: save = evaluate or self.clock() - self.saved[1] > 300
+    else: save = evaluate or late
     if save: self.save('last.pt')
     if a.keep_every and self.step % a.keep_every == 0: self.save(f'step-{self.step}.pt')
 
@@ -802,7 +819,7 @@ def log(self:LanguageModelTrainer,
     evaluate:bool=False, # measure the validation loss too, and keep the model where it is the best so far
 ) -> None:
     "Add a row to the history, in memory and in history.jsonl"
-    row, before, val = self.row(), self.clock(), self.validate() if evaluate else math.nan
+    row, before, val = self.row(), self.clock(), self.average(self.validate()) if evaluate else math.nan
     if math.isfinite(val): row |= dict(val_loss=val, bits_per_byte=bits_per_byte(val, len(self.valid) - 1, self.valid.n_bytes))
     self.elapsed = row['seconds'] = self.clock() - self.start
     self.history.append({k: v if math.isfinite(v) else None for k, v in row.items()}) # JSON knows no infinity
@@ -862,7 +879,8 @@ def state(self:LanguageModelTrainer) -> dict: # tensors and plain values only
     "All that the rest of the run depends on"
     return dict(format=1, step=self.step, elapsed=self.elapsed, best=self.best, evaluated=self.evaluated, sums=self.sums, norm=self.norm,
                 identity=self.identity(), device=self.device.type, precision=self.precision_name(), history=self.history.dumps(), slm_scratch=self.meta,
-                model=self.model.state_dict(), optimizers=[o.state_dict() for o in self.optimizers], scaler=self.scaler.state_dict())
+                model=self.whole(self.model.state_dict(keep_vars=self.args.shard)), scaler=self.scaler.state_dict(),
+                optimizers=self.whole([o.state_dict() for o in self.optimizers]))
 
 # %% ../nbs/04_train.ipynb #e37d1753
 @patch
@@ -887,16 +905,17 @@ def save(self:LanguageModelTrainer,
     name:str='last.pt', # a file of `out_dir`
 ) -> bool: # was it written?
     "Write a checkpoint, or leave the old one as it was and say so; with best.pt comes model.pth, the model alone"
+    state = self.state() # of all processes, and before anything can go wrong: what is spread is gathered here
     if self.rank: return True # the first process writes for all
     try:
-        atomic_save(self.state(), self.out_dir/name)
-        if name == 'best.pt': self.model.save(self.out_dir/'model.pth')
+        atomic_save(state, self.out_dir/name)
+        if name == 'best.pt': self.whole_model(state['model']).save(self.out_dir/'model.pth')
     except OSError as e:
         if not self.unsaved: tqdm.write(f'step {self.step} is not saved: {e}. Training goes on; it will be tried again')
         self.unsaved = f'step {self.step} is not saved: {e}'
         return False
     self.unsaved = None
-    if name == 'last.pt': self.saved = (self.step, self.clock())
+    if name == 'last.pt': self.saved = (self.step, self.elapsed)
     return True
 
 # %% ../nbs/04_train.ipynb #0269ba1f
@@ -959,14 +978,14 @@ def load_state(self:LanguageModelTrainer,
     if self.args.precision == 'auto' and self.device.type == state['device']:
         self.set_precision(choose_precision(self.device, state['precision'])._replace(reason='as the run began'))
     if self.precision_name() != state['precision']: self.say(f'the run began in {state["precision"]} and goes on in {self.precision_name()}')
-    self.model.load_state_dict(state['model'])
+    self.model.load_state_dict(parts_of(state['model'], self.model.state_dict()))
     for opt, s in zip(self.optimizers, state['optimizers'], strict=True):
         asked = [{k: v for k, v in g.items() if k != 'params'} for g in opt.param_groups] # such as a changed weight decay
-        opt.load_state_dict(s)
+        opt.load_state_dict(spread_averages(s, opt))
         for group, a in zip(opt.param_groups, asked): group.update(a)
     if state['scaler'] and self.scaler.is_enabled(): self.scaler.load_state_dict(state['scaler'])
     for name in ('step', 'elapsed', 'best', 'evaluated', 'sums', 'norm'): setattr(self, name, state[name])
-    self.history, self.saved = History.loads(state['history']), (self.step, self.clock())
+    self.history, self.saved = History.loads(state['history']), (self.step, self.elapsed)
     try: self.rank or (self.out_dir/'history.jsonl').write_text(state['history'], encoding='utf-8') # rows after the checkpoint will come again
     except OSError as e: self.say(f'history.jsonl was not written ({e})')
 
@@ -1010,9 +1029,19 @@ def several_processes(
     world, mine = int(os.environ.get('WORLD_SIZE', 1)), dist.is_available() and not dist.is_initialized()
     if world == 1: yield 0, 1; return
     if device.type == 'cuda': torch.cuda.set_device(device)
-    if mine: dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo', timeout=timedelta(hours=12)) # a large text takes its time
+    if mine: _meet('nccl' if device.type == 'cuda' else 'gloo')
     yield dist.get_rank(), dist.get_world_size()
     if mine: dist.destroy_process_group()
+
+# %% ../nbs/04_train.ipynb #f5d2000a
+_MEETINGS = [] # of these processes, so far
+
+def _meet(backend):
+    "Let the processes of torchrun know of each other, under a new name each time"
+    _MEETINGS.append(backend)
+    store, rank, world = next(dist.rendezvous('env://'))
+    dist.init_process_group(backend, store=dist.PrefixStore(f'meeting {len(_MEETINGS)}', store), rank=rank, world_size=world,
+                            timeout=timedelta(hours=12)) # a large text takes its time
 
 # %% ../nbs/04_train.ipynb #0f178cb6
 @patch
@@ -1024,11 +1053,20 @@ def first_process_first(self:LanguageModelTrainer):
     if self.world > 1 and not self.rank: dist.barrier()
 
 @patch
+def first_says(self:LanguageModelTrainer,
+    x, # a plain value
+): # that of the first process
+    "Where processes might differ, the first one is right; all have to ask"
+    box = [x]
+    if self.world > 1: dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+@patch
 def share_gradients(self:LanguageModelTrainer,
     now:bool, # is this the last batch of the step?
 ): # a context for forward and backward
     "Gradients are averaged over processes at the end of a step, not before"
-    return nullcontext() if now or self.world == 1 else self.net.no_sync()
+    return nullcontext() if now or self.world == 1 or self.args.shard else self.net.no_sync()
 
 @patch
 def average(self:LanguageModelTrainer,
@@ -1052,12 +1090,135 @@ def agree(self:LanguageModelTrainer,
     wish, # `wish.signal` is set when somebody wants to stop
 ) -> None:
     "All processes take the first one's clock, and stop when one is asked to. Raises ValueError where they are at different steps"
+    self.stop = wish.signal # what comes later waits for the next time
     if self.world == 1: return
-    clock = [v * (self.rank == 0) for v in (self.elapsed, *self.evaluated[1:])]
-    self.elapsed, *evaluated, steps, stop = self.sum_over_processes([*clock, self.step, bool(wish.signal)])
+    clock = [v * (self.rank == 0) for v in (self.elapsed, *self.evaluated[1:], *self.saved)]
+    self.elapsed, looked, took, *saved, steps, stop = self.sum_over_processes([*clock, self.step, bool(self.stop)])
     if steps != self.step*self.world: raise ValueError(f'out_dir={str(self.out_dir)!r}: processes found different runs there; name a folder that all machines share')
-    self.start, self.evaluated = self.clock() - self.elapsed, (self.evaluated[0], *evaluated)
-    if stop and not wish.signal: wish.signal = 'SIGTERM'
+    self.start, self.evaluated, self.saved = self.clock() - self.elapsed, (self.evaluated[0], looked, took), tuple(saved)
+    if stop and not self.stop: self.stop = 'SIGTERM'
+
+# %% ../nbs/04_train.ipynb #f5d20002
+def _is_spread(t): return hasattr(t, 'full_tensor') # a DTensor: this process has a part of it
+def _whole(t): return t.full_tensor() if _is_spread(t) else t # all processes have to ask
+
+def part_of(
+    full, # a tensor, whole
+    like, # a tensor of the same shape, perhaps spread
+): # `full`; or, spread as `like` is, a tensor that has the rows of this process
+    "What this process keeps of a whole tensor; nothing travels"
+    if not _is_spread(like) or getattr(full, 'shape', None) != like.shape: return full
+    part = torch.empty_like(like)
+    here, rows = part.to_local(), math.ceil(len(full)/dist.get_world_size())
+    here.copy_(full[rows*dist.get_rank():][:len(here)])
+    return part
+
+# %% ../nbs/04_train.ipynb #f5d20018
+class SpreadMuon(Muon):
+    "Muon for matrices that are spread over processes: of their gradients, one is whole at a time"
+    @torch.no_grad()
+    def step(self) -> None:
+        "One step for all matrices; all processes make it together"
+        for group in self.param_groups:
+            for p in group['params']:
+                if p.grad is None: continue
+                u = torch.cat([orthogonalize(_whole(g)) for g in self.look_ahead(p, group)])
+                self.move(p, part_of(u, p), group)
+
+# %% ../nbs/04_train.ipynb #f5d20003
+def _fully_shard():
+    "FSDP2, wherever this PyTorch keeps it; None where it has none"
+    try: from torch.distributed.fsdp import fully_shard
+    except ImportError: # an older one
+        try: from torch.distributed._composable.fsdp import fully_shard
+        except ImportError: return None
+    return fully_shard
+
+def _twin(model):
+    "The same module once more, around the very same numbers, until somebody moves them"
+    from copy import deepcopy
+    shared = {id(p): nn.Parameter(p.detach(), p.requires_grad) for p in model.parameters()}
+    return deepcopy(model, shared | {id(model._tokenizer): model._tokenizer})
+
+# %% ../nbs/04_train.ipynb #f5d20004
+@patch
+def spread(self:LanguageModelTrainer) -> Objective: # model and loss; `self.model` is the twin in it
+    "A twin of the caller's model, of which each process has a part; blocks go to the device one by one"
+    self.model = _twin(self.model.cpu())
+    objective = Objective(self.model)
+    mesh = dist.device_mesh.init_device_mesh(self.device.type, (self.world,))
+    for part in (*self.model.blocks, objective): _fully_shard()(part, mesh=mesh)
+    return objective
+
+@patch
+@contextmanager
+def model_comes_back(self:LanguageModelTrainer):
+    "After it, `self.model` is the caller's again, whatever happened"
+    self.given = self.model
+    try: yield
+    except FloatingPointError: self.take_back(); raise # all processes raise it together
+    finally: self.model = self.given
+
+# %% ../nbs/04_train.ipynb #f5d20005
+@patch
+def whole(self:LanguageModelTrainer,
+    x, # tensors in dicts and lists, some of them spread
+    all:bool=False, # for every process? else the numbers stay with the first
+    done:dict=None, # what was gathered before, by id: a tied matrix is gathered once
+): # the same, and what was spread is whole and in main memory
+    "Gather, one tensor at a time. All processes have to call it"
+    if not self.args.shard: return x
+    if done is None: done = {}
+    if isinstance(x, dict): return {k: self.whole(v, all, done) for k, v in x.items()}
+    if isinstance(x, (list, tuple)): return type(x)(self.whole(v, all, done) for v in x)
+    if not _is_spread(x): return x
+    if id(x) not in done:
+        full = _whole(x.detach())
+        done[id(x)] = full.cpu() if all or not self.rank else None
+    return done[id(x)]
+
+# %% ../nbs/04_train.ipynb #f5d20006
+@patch
+def whole_model(self:LanguageModelTrainer,
+    weights:dict, # of the model, whole
+) -> SmallLanguageModel: # the caller's model, with these weights
+    "A model that can be saved and used without other processes"
+    if self.model is not self.given: self.given.load_state_dict(weights)
+    return self.given
+
+@patch
+def take_back(self:LanguageModelTrainer) -> None:
+    "Put the weights of a spread twin into the caller's model, in every process; all have to call it"
+    if self.model is not self.given: self.model = self.whole_model(self.whole(self.model.state_dict(keep_vars=True), all=True))
+
+# %% ../nbs/04_train.ipynb #f5d20007
+def parts_of(
+    state:dict, # weights by name, whole
+    like:dict, # the same names, perhaps spread
+) -> dict: # as `like` has them
+    "Weights of a file for the model of this process"
+    return {k: part_of(v, like.get(k)) for k, v in state.items()}
+
+def spread_averages(
+    state:dict, # what `state_dict` of an optimizer gave, whole
+    opt, # the optimizer that shall go on with it
+) -> dict: # the same, the averages spread as their parameters are
+    "Averages of a file for the optimizer of this process"
+    params = [p for g in opt.param_groups for p in g['params']]
+    return state | dict(state={i: parts_of(s, dict.fromkeys(s, params[i])) for i, s in state['state'].items()})
+
+# %% ../nbs/04_train.ipynb #f5d20008
+def predict_spread(
+    cfg:ModelConfig, # the model's shape
+    n:int, # processes
+    need:dict, # from `predict_memory`
+    sixteen:bool=False, # are products made in sixteen bits?
+) -> dict: # bytes of each kind in one process
+    "With `shard`: the n-th part of weights, gradients and averages, and what is whole for a moment"
+    total, less = (predict_parameters(replace(cfg, n_layers=k))['total'] for k in (cfg.n_layers, cfg.n_layers - 1))
+    block, rest = total - less, total - cfg.n_layers*(total - less) # `rest`: embeddings and the last norm
+    shared = {k: need[k]/n for k in ('weights', 'gradients', 'optimizer')}
+    return need | shared | dict(gathered=16*block + 8*rest, rounded=2*total*sixteen) # two blocks and the rest, each with its gradient
 
 # %% ../nbs/04_train.ipynb #6c8097a5
 @patch
@@ -1068,9 +1229,10 @@ def finish(self:LanguageModelTrainer,
     if not stopped and self.evaluated[0] != self.step: self.log(evaluate=True)
     if self.board: self.board.close()
     if self.saved[0] != self.step: self.save('last.pt')
-    if self.world > 1: dist.barrier() # the files are there for all
+    self.unsaved = self.first_says(self.unsaved) # and the files are there for all
     if not self.best['step']: self.save('best.pt') # nothing was validated: the last is the best
     elif self.best['step'] != self.step and not self.unsaved: self.take_best()
+    self.take_back()
     if not self.rank:
         if not self.unsaved and not _is_model(self.out_dir/'model.pth'): self.model.save(self.out_dir/'model.pth') # missing or damaged
         for p in self.out_dir.glob('*.tmp'): p.unlink() # left by a run that was killed
@@ -1089,11 +1251,13 @@ def _is_model(path):
 @patch
 def take_best(self:LanguageModelTrainer) -> None:
     "Put the weights of best.pt into the model; where that file was damaged meanwhile, the last ones stay, and model.pth holds them"
-    try: self.model.load_state_dict(safe_load(self.out_dir/'best.pt')['model'])
-    except (ValueError, OSError) as e:
-        tqdm.write(f'refused: {e}; the model keeps its last weights')
+    try: best, bad = safe_load(self.out_dir/'best.pt')['model'], None
+    except (ValueError, OSError) as e: best, bad = {}, e
+    if bad: tqdm.write(f'refused: {bad}; the model keeps its last weights')
+    if self.average(float(bad is not None)): # in one process, so in all
         self.best = dict(step=self.step, loss=self.history.column('val_loss')[1][-1])
         self.save('best.pt')
+    else: self.model.load_state_dict(parts_of(best, self.model.state_dict()))
 
 # %% ../nbs/04_train.ipynb #ca5d68ee
 @patch
@@ -1120,10 +1284,11 @@ def call_again(self:LanguageModelTrainer):
 def report(self:LanguageModelTrainer):
     "What was chosen, and why"
     a, cfg, n = self.args, self.model.config, self.step_tokens()
-    need = sum(predict_memory(cfg, a.batch_size, self.block_size, a.checkpoint_activations).values())
+    need = predict_memory(cfg, a.batch_size, self.block_size, a.checkpoint_activations)
+    if a.shard: need = predict_spread(cfg, self.world, need, self.precision.dtype != torch.float32)
     much = 'as long as the clock allows' if self.max_steps == math.inf else f'{self.max_steps:,} steps'
     self.say(f'data: {len(self.data):,} tokens to train on, an epoch is {self.per_epoch:,} steps of {n:,} tokens (block_size={self.block_size})\n'
-             f'model: {predict_parameters(cfg)["total"]:,} parameters; training should need about {_size(need)}\n'
+             f'model: {predict_parameters(cfg)["total"]:,} parameters; training should need about {_size(sum(need.values()))}{" in each process"*a.shard}\n'
              f'precision: {str(self.precision.dtype)[6:]} on {self.device}; {self.precision.reason}\n'
              f'plan: {much}{f", {a.max_minutes:g} minutes" if a.max_minutes else ""}; files in {self.out_dir}'
              + (f'\nnote: positions from {self.block_size} on, of {cfg.max_seq_len}, are not trained with this block_size'
@@ -1348,6 +1513,7 @@ def train_cli(
     seed:int=0, # of weights, batches and dropout
     checkpoint_activations:bool=False, # less memory, more time: activations are computed again
     tensorboard:bool=False, # write the history for TensorBoard too
+    shard:bool=False, # spread the model over the processes of torchrun, where one card is too small for it
     compile:bool=False, # try torch.compile
     device:str=None, # such as cpu, cuda, mps [the best there is]
 ): # exit code 0; 2 after a mistake in the options or the data; 130 when stopped by Ctrl-C, after saving

@@ -319,11 +319,118 @@ def test_other_number_of_processes(worlds, desk, tmp_path):
     same_curve(one, tmp_path/'to one')
     same_curve(one, tmp_path/'to two')
 
-@pytest.mark.skipif('SLM_SLOW' not in os.environ, reason='15 seconds more: set SLM_SLOW=1')
-def test_two_processes_stopped(desk, tmp_path):
+# ---- spread over the processes ----
+
+SPREAD = dict(max_steps=12, precision='fp32', checkpoint_every=4)
+
+def local(t): return t.to_local().numel() if hasattr(t, 'to_local') else t.numel()
+
+class Weighing(Ticking):
+    "Notes how many numbers of weights, gradients and averages this process holds, and where it was"
+    def check_finite(self, *args): # after `backward`, before the step
+        params = list(self.model.parameters())
+        averages = [v for o in self.optimizers for s in o.state.values() for v in s.values() if v.dim()]
+        Weighing.held = [sum(map(local, ts)) for ts in (params, [p.grad for p in params], averages)]
+        Weighing.last = self
+        super().check_finite(*args)
+
+class Hasty(Weighing):
+    "The second process has another clock, and another opinion about bf16"
+    def __init__(self, model):
+        super().__init__(model)
+        if os.environ['RANK'] == '1': self.clock = lambda: 1e9*time.perf_counter()
+
+def spread(job):
+    "What each of the processes does: some runs, one after the other, and what it has in its hands after each"
+    from unittest import mock
+    from slm_scratch import train
+    rank, desk, out = int(os.environ['RANK']), Path(job['desk']), Path(job['out'])
+    def full(obj, path): raise OSError(28, 'No space left on device')
+    def facts(device): return dict(type='cpu', name='CPU', capability=None, bf16=.5 if rank else 2.)
+    def life(name, trainer=Weighing, **kw):
+        model, error = None, ''
+        class Kept(trainer):
+            def __init__(self, given): nonlocal model; model = given; super().__init__(given)
+        try: small_run(desk, out/name, Kept, **SPREAD | dict(shard=True) | kw)
+        except FloatingPointError as e: error = str(e)
+        if rank: model(torch.zeros(1, 3, dtype=torch.long)) # alone: nothing of it may be elsewhere
+        torch.save(dict(held=Weighing.held, saved=not Weighing.last.unsaved, precision=Weighing.last.precision_name(), error=error, training=model.training,
+                        model=dict(model.state_dict()), kind=[type(model).__name__, Weighing.last.model is model]), out/f'{name}-{rank}.note')
+    life('adamw', checkpoint_activations=True)
+    life('fp16', precision='fp16')
+    with mock.patch.object(train, 'atomic_save', full): life('full disk')
+    with mock.patch.object(train, 'device_facts', facts): life('hasty', Hasty, precision='auto', checkpoint_every=None, max_steps=3)
+    life('wild', learning_rate=1e18, warmup_steps=0, grad_clip=None)
+    train_cli(str(desk/'story.txt'), out_dir=str(out/'from one'), grad_accum=2, shard=True, **OPTIONS)
+
+@pytest.fixture(scope='module')
+def spreads(worlds, desk):
+    "Runs that are spread over two processes; one of them goes on where a single process was at step 10"
+    out = desk/'spread'
+    (out/'from one').mkdir(parents=True)
+    shutil.copy(worlds[0]/'step-10.pt', out/'from one'/'last.pt')
+    start = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
+    run(*start, __file__, json.dumps(dict(desk=str(desk), out=str(out))), env=environment, cwd=desk, timeout=120)
+    run(*command(desk, out/'muon'), '--shard', env=environment, cwd=desk, timeout=120)
+    return out
+
+def notes(out, name): return [safe_load(out/f'{name}-{rank}.note') for rank in (0, 1)]
+
+def test_spread_muon(spreads, worlds, tmp_path):
+    "Muon: the curve of one process; one process ends what was begun spread, and the other way round"
+    same_curve(worlds[0], spreads/'muon')
+    shutil.copy(spreads/'muon'/'step-10.pt', tmp_path/'last.pt')
+    alone(desk=spreads.parent, out=tmp_path)
+    same_curve(worlds[0], tmp_path)
+    same_curve(worlds[0], spreads/'from one')
+
+@pytest.mark.parametrize('name, kw', [('adamw', dict()), ('fp16', dict(precision='fp16'))])
+def test_spread_adamw(name, kw, spreads, desk, tmp_path):
+    "AdamW with dropout: the curve of one process with twice the accumulation, and files that a single process could have written"
+    model = small_run(desk, tmp_path/'run', **SPREAD | dict(grad_accum=4) | kw)
+    same_curve(tmp_path/'run', spreads/name)
+    for file in ('last.pt', 'best.pt', 'model.pth'):
+        a, b = safe_load(tmp_path/'run'/file), safe_load(spreads/name/file)
+        shapes = lambda x: {k: shapes(v) for k, v in x.items()} if isinstance(x, dict) else list(map(shapes, x)) if isinstance(x, (list, tuple)) \
+                           else (type(x), x.shape, x.device) if isinstance(x, torch.Tensor) else type(x)
+        assert shapes({k: v for k, v in a.items() if k != 'history'}) == shapes({k: v for k, v in b.items() if k != 'history'}), file
+        assert (a := (tmp_path/'run'/file).stat().st_size) == pytest.approx((spreads/name/file).stat().st_size, rel=.02), 'the tied matrix is stored once'
+    for note in notes(spreads, name):
+        for k, v in model.state_dict().items(): # the true gradient of the keys' bias is zero, so AdamW makes full steps of rounding noise there
+            if 'qkv.bias' not in k: torch.testing.assert_close(note['model'][k], v, rtol=1e-2, atol=2e-4)
+
+def test_spread_halves(spreads):
+    "Each process holds half of the weights, of the gradients and of the averages"
+    one, two = notes(spreads, 'adamw')
+    total = sum(v.numel() for k, v in one['model'].items() if k != 'lm_head.weight')
+    for a, b, whole in zip(one['held'], two['held'], (total, total, 2*total)):
+        assert a + b == whole and max(a, b) < .55*whole, (one['held'], two['held'], total)
+
+def test_spread_comes_back(spreads):
+    "In every process the caller's model is whole again, with the best weights, in evaluation mode"
+    best = safe_load(spreads/'adamw'/'model.pth')
+    for note in notes(spreads, 'adamw'):
+        assert note['kind'] == ['SmallLanguageModel', True] and not note['training']
+        assert all(torch.equal(v, best[k]) for k, v in note['model'].items())
+
+def test_spread_troubles(spreads):
+    "A full disk, clocks and processors that differ, a loss that is not finite: no process waits for the other, and the model comes back"
+    last = safe_load(spreads/'adamw'/'last.pt')['model']
+    for note in notes(spreads, 'full disk'):
+        assert not note['saved'] and note['kind'][1]
+        for k, v in note['model'].items(): torch.testing.assert_close(v, last[k], rtol=1e-4, atol=1e-5)
+    assert not [p for p in (spreads/'full disk').iterdir() if p.suffix in ('.pt', '.pth')]
+    assert [n['precision'] for n in notes(spreads, 'hasty')] == ['bf16']*2
+    one, two = notes(spreads, 'wild')
+    assert 'The weights of the step before are in memory' in one['error'] == two['error']
+    assert all(torch.equal(v, two['model'][k]) for k, v in one['model'].items()) and max(v.abs().max() for v in one['model'].values()) > 1e3
+
+@pytest.mark.skipif('SLM_SLOW' not in os.environ, reason='20 seconds more: set SLM_SLOW=1')
+@pytest.mark.parametrize('how', [[], ['--shard']], ids=['copies', 'spread'])
+def test_two_processes_stopped(how, desk, tmp_path):
     "SIGTERM to torchrun: both processes finish the step, the first one saves"
     out = tmp_path/'run'
-    with subprocess.Popen(command(desk, out) + ['--steps', '1000000'], env=environment, cwd=desk, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as p:
+    with subprocess.Popen(command(desk, out) + ['--steps', '1000000', *how], env=environment, cwd=desk, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as p:
         end = time.time() + 60
         while time.time() < end and p.poll() is None and not ((out/'history.jsonl').exists() and len((out/'history.jsonl').read_text(encoding='utf-8').splitlines()) > 3): time.sleep(.05)
         p.send_signal(signal.SIGTERM)
@@ -332,4 +439,6 @@ def test_two_processes_stopped(desk, tmp_path):
     rows = curve(out)
     assert safe_load(out/'last.pt')['step'] >= rows[-1]['step'] > 0 and not list(out.glob('*.tmp'))
 
-if __name__ == '__main__': print(json.dumps(nursery(json.loads(sys.argv[1]))))
+if __name__ == '__main__':
+    job = json.loads(sys.argv[1])
+    spread(job) if 'RANK' in os.environ else print(json.dumps(nursery(job)))
