@@ -832,6 +832,23 @@ def _one_line_warnings():
         warnings.showwarning = lambda message, *args, **kwargs: print('slm-generate:', message, file=sys.stderr)
         yield
 
+# %% ../nbs/05_generate.ipynb #3988a986
+def _copied(data, tokenizer):
+    "A function: a told text → the line that `--copied` prints beneath it"
+    from slm_scratch.data import prepare
+    train, valid = ([tokenizer.decode(s.document(i).tolist()) for i in range(s.n_documents)] for s in prepare(data, tokenizer))
+    copies = Copies(train)
+    def line(text):
+        best, n = copies.longest(text), len(text.split())
+        if not best.words: return '[copied: not a single word]'
+        others = copies.yardstick(valid, n)
+        ruler = (f'held-out text of {n} words has {others[len(others)//2]}, at most {others[-1]} ({len(others)} piece(s))' if others
+                 else f'no held-out text has {n} words to compare with')
+        run = best.run.split()
+        if best.words > 12: run[6:-6] = '…'
+        return f'[copied: the longest run has {best.words} words, “{" ".join(run)}”, in training text {best.document}; {ruler}]'
+    return line
+
 # %% ../nbs/05_generate.ipynb #dee07ce4
 @call_parse
 def generate_cli(
@@ -848,6 +865,7 @@ def generate_cli(
     seed:int=None, # same seed, same text
     num_samples:int=1, # so many texts, one after another
     no_start:store_true=False, # the prompt is the middle of a text, not the start of a document
+    copied:str=None, # the text that the model was trained on: say beneath how long the longest run of words copied from it is
     device:str='cpu', # where the model runs: cpu, cuda, mps
 ):
     "Continue PROMPT with a trained model, and print the text as it comes"
@@ -858,9 +876,11 @@ def generate_cli(
             path = Path(model) if model else _newest_model()
             lm = SmallLanguageModel.load(path/'model.pth' if path.is_dir() else path, device)
             if num_samples < 1: raise ValueError(f'num_samples={num_samples} must be 1 or more')
+            line = _copied(copied, lm.tokenizer) if copied else None
             for i in range(num_samples):
-                for piece in lm.stream(prompt, seed=None if seed is None else seed + i, **knobs): print(piece, end='', flush=True)
-                print()
+                told = ''
+                for piece in lm.stream(prompt, seed=None if seed is None else seed + i, **knobs): told += piece; print(piece, end='', flush=True)
+                print(f'\n{line(told[len(prompt):])}' if line else '')
     except KeyboardInterrupt: print(); sys.exit(130)
     except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()); sys.exit(141) # `… | head` has read enough
     except Exception as e: print('slm-generate:', ' '.join(str(e).split()) or repr(e), file=sys.stderr); sys.exit(2)
