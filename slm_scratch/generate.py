@@ -6,10 +6,11 @@
 __all__ = ['QUICK_FROM', 'draw', 'keep_top_k', 'keep_top_p', 'keep_min_p', 'penalize_repeats', 'Sampler', 'Decoder',
            'quantize_rows', 'int8_product', 'has_kernel', 'Int8Linear', 'Int8Embedding', 'FastDecoder', 'QuickHead',
            'quick_head', 'can_hurry', 'choose_decoder', 'TextOut', 'Generation', 'Row', 'uniforms', 'textless', 'tell',
-           'reading', 'playground', 'generate_cli']
+           'reading', 'playground', 'share_covered', 'sort_endings', 'Copied', 'Copies', 'generate_cli']
 
 # %% ../nbs/05_generate.ipynb #0f8e48da
 import codecs, contextlib, copy, functools, html, math, os, sys, warnings, weakref
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
@@ -702,6 +703,120 @@ def playground(
     go.on_click(tell_it)
     return w.VBox([text, *knobs.values(), go, shown])
 
+# %% ../nbs/05_generate.ipynb #b1416550
+def share_covered(
+    runs:list, # for each word of a text: how many words from there on are copied
+    n:int, # a run counts if it has this many words, or more
+) -> float: # from 0 to 1; 0 for a text without words
+    "What share of the words lies in a copied run of `n` words or more"
+    if not (isinstance(n, Integral) and n >= 1): raise ValueError(f'n={n!r} must be a whole number of words, 1 or more; 8 is a short sentence')
+    end = inside = 0
+    for i, length in enumerate(runs):
+        if length >= n: end = max(end, i + length)
+        inside += i < end
+    return inside/max(1, len(runs))
+
+# %% ../nbs/05_generate.ipynb #fdabdea3
+def sort_endings(
+    ids:Tensor, # whole numbers (N,)
+) -> Tensor: # where each ending begins, in the order of a dictionary (N,)
+    "The order of all `ids[i:]`, by doubling the number of entries that count (Manber and Myers 1990)"
+    N, k = len(ids), 1
+    rank = ids.unique(return_inverse=True)[1] + 1          # (N,), 0 is for "nothing left"
+    while True:
+        after = torch.cat([rank[k:], rank.new_zeros(min(k, N))])       # the rank of the ending that begins k later
+        pair = rank*(N + 1) + after
+        order = pair.argsort(stable=True)
+        rank[order] = 1 + (pair[order].diff(prepend=pair[order[:1]]) > 0).cumsum(0) # equal pairs, equal ranks
+        if rank.max() == N: return order
+        k *= 2
+
+# %% ../nbs/05_generate.ipynb #e52969f1
+class Copied(NamedTuple):
+    "The longest run of words that a text shares with a training text"
+    words:int    # how many
+    run:str      # the run itself
+    document:int # the number of the training text that has it; None where not a single word is shared
+    at:int       # the number of its first word there
+
+class Copies:
+    "Training texts, ready to be asked what of another text stands in them word for word"
+    def __init__(self,
+        texts, # the training texts: strs
+    ):
+        if wrong := _text_problems(texts := texts if isinstance(texts, str) else list(texts)):
+            raise ValueError(f'there is nothing to compare with, {len(wrong)} problem(s):\n' + '\n'.join(f'- {w}' for w in wrong[:9]))
+        D, self.number, ids, self.starts = len(texts), {}, [], []
+        for d, words in enumerate(map(str.split, texts)):
+            self.starts.append(len(ids))
+            ids += [self.number.setdefault(w, D + len(self.number)) for w in words] + [d] # d is the border
+        self.ids = torch.tensor(ids, dtype=torch.int32).numpy()         # (N,), 4 bytes each
+        self.order = sort_endings(torch.from_numpy(self.ids)).numpy()  # (N,), 8 bytes each
+        self.longest_text = max(b - a for a, b in zip(self.starts, [*self.starts[1:], len(ids)]))
+
+# %% ../nbs/05_generate.ipynb #66055d01
+def _text_problems(texts):
+    "All that is wrong with training texts"
+    if isinstance(texts, str): return ['texts is a single str: put it into a list, [text]']
+    wrong = [f'texts[{i}] must be a str, not {type(t).__name__}: decode ids first' for i, t in enumerate(texts) if not isinstance(t, str)]
+    if not wrong and not any(map(str.split, texts)): wrong.append(f'there is no word in {len(texts)} text(s), so nothing can have been copied')
+    return wrong
+
+def _common(a, b):
+    "How many numbers two lists share at their beginning"
+    n = 0
+    for x, y in zip(a, b):
+        if x != y: break
+        n += 1
+    return n
+
+# %% ../nbs/05_generate.ipynb #9c481a3b
+@patch
+def runs(self:Copies,
+    text:str, # any text
+) -> list: # for each of its words: (how many words from there on are copied, where they stand in `self.ids`)
+    "The longest copied run from each word on: look the rest of the text up among the sorted endings, and ask the two neighbours"
+    if not isinstance(text, str): raise TypeError(f'a text must be a str, not {type(text).__name__}: ask about one text at a time')
+    words, found = [self.number.get(w, -1) for w in text.split()], []
+    for i in range(len(words)):
+        rest = words[i:i+self.longest_text]
+        ending = lambda p: self.ids[p:p+len(rest)].tolist()
+        k = bisect_left(self.order, rest, key=ending)
+        found.append(max((_common(rest, ending(p)), int(p)) for p in self.order[max(0, k-1):k+1]))
+    return found
+
+@patch
+def longest(self:Copies,
+    text:str, # any text
+) -> Copied: # how many words, which, and where they stand
+    "The longest run of words in `text` that a training text has too"
+    found = self.runs(text)
+    i = max(range(len(found)), key=lambda i: found[i][0], default=None)
+    if i is None or not found[i][0]: return Copied(0, '', None, None)
+    n, p = found[i]
+    d = bisect_right(self.starts, p) - 1
+    return Copied(n, ' '.join(text.split()[i:i+n]), d, p - self.starts[d])
+
+@patch
+def share(self:Copies,
+    text:str, # any text
+    n:int=8, # a run counts if it has this many words, or more
+) -> float: # from 0 to 1
+    "What share of the words of `text` lies in a copied run of `n` words or more"
+    return share_covered([length for length, _ in self.runs(text)], n)
+
+# %% ../nbs/05_generate.ipynb #72e8ae8e
+@patch
+def yardstick(self:Copies,
+    held_out:list, # texts of the same author that nobody trained on
+    n:int, # words in a piece: as many as the text has that you ask about
+    most:int=100, # look at so many pieces, evenly spread
+) -> list: # the longest copied run of each piece, in words, in order of size; empty where no text has `n` words
+    "How long the copied runs are in new texts by the author: the numbers to compare with"
+    if not (isinstance(n, Integral) and n >= 1): raise ValueError(f'n={n!r} must be a whole number of words, 1 or more: as many as your text has')
+    pieces = [' '.join(w[i:i+n]) for w in map(str.split, held_out) for i in range(0, len(w) - n + 1, n)]
+    return sorted(self.longest(p).words for p in pieces[::max(1, -(-len(pieces)//most))])
+
 # %% ../nbs/05_generate.ipynb #60d9ae45
 def _newest_model():
     "The `model.pth` of the newest run under runs/"
@@ -716,6 +831,23 @@ def _one_line_warnings():
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *args, **kwargs: print('slm-generate:', message, file=sys.stderr)
         yield
+
+# %% ../nbs/05_generate.ipynb #3988a986
+def _copied(data, tokenizer):
+    "A function: a told text → the line that `--copied` prints beneath it"
+    from slm_scratch.data import prepare
+    train, valid = ([tokenizer.decode(s.document(i).tolist()) for i in range(s.n_documents)] for s in prepare(data, tokenizer))
+    copies = Copies(train)
+    def line(text):
+        best, n = copies.longest(text), len(text.split())
+        if not best.words: return '[copied: not a single word]'
+        others = copies.yardstick(valid, n)
+        ruler = (f'held-out text of {n} words has {others[len(others)//2]}, at most {others[-1]} ({len(others)} piece(s))' if others
+                 else f'no held-out text has {n} words to compare with')
+        run = best.run.split()
+        if best.words > 12: run[6:-6] = '…'
+        return f'[copied: the longest run has {best.words} words, “{" ".join(run)}”, in training text {best.document}; {ruler}]'
+    return line
 
 # %% ../nbs/05_generate.ipynb #dee07ce4
 @call_parse
@@ -733,6 +865,7 @@ def generate_cli(
     seed:int=None, # same seed, same text
     num_samples:int=1, # so many texts, one after another
     no_start:store_true=False, # the prompt is the middle of a text, not the start of a document
+    copied:str=None, # the text that the model was trained on: say beneath how long the longest run of words copied from it is
     device:str='cpu', # where the model runs: cpu, cuda, mps
 ):
     "Continue PROMPT with a trained model, and print the text as it comes"
@@ -743,9 +876,11 @@ def generate_cli(
             path = Path(model) if model else _newest_model()
             lm = SmallLanguageModel.load(path/'model.pth' if path.is_dir() else path, device)
             if num_samples < 1: raise ValueError(f'num_samples={num_samples} must be 1 or more')
+            line = _copied(copied, lm.tokenizer) if copied else None
             for i in range(num_samples):
-                for piece in lm.stream(prompt, seed=None if seed is None else seed + i, **knobs): print(piece, end='', flush=True)
-                print()
+                told = ''
+                for piece in lm.stream(prompt, seed=None if seed is None else seed + i, **knobs): told += piece; print(piece, end='', flush=True)
+                print(f'\n{line(told[len(prompt):])}' if line else '')
     except KeyboardInterrupt: print(); sys.exit(130)
     except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()); sys.exit(141) # `… | head` has read enough
     except Exception as e: print('slm-generate:', ' '.join(str(e).split()) or repr(e), file=sys.stderr); sys.exit(2)
