@@ -5,19 +5,20 @@
 # %% auto #0
 __all__ = ['TINYSTORIES_URL', 'FORMAT', 'RAM_LIMIT', 'ROW', 'Slot', 'cut', 'plain', 'spell', 'TaleGrammar', 'Tale',
            'tale_grammar', 'held_out', 'tales', 'sentences', 'Judge', 'TaleReport', 'tale_judge', 'check_tale',
-           'text_files', 'bad_utf8', 'read_texts', 'download', 'download_tinystories', 'token_dtype', 'atomic_write',
-           'TokenSet', 'encode_documents', 'hold_out', 'cut_tail', 'text_fingerprint', 'prepare', 'epoch_order',
-           'batch', 'steps_per_epoch']
+           'text_files', 'bad_utf8', 'read_texts', 'download', 'download_tinystories', 'token_dtype', 'TokenSet',
+           'encode_documents', 'hold_out', 'cut_tail', 'text_fingerprint', 'prepare', 'epoch_order', 'batch',
+           'steps_per_epoch']
 
 # %% ../nbs/01_data.ipynb #089fe5cd
 import codecs, errno, hashlib, http.client, importlib.resources, io, json, math, os, re, tempfile, time, urllib.request, warnings, zlib
 import numpy as np, torch
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from fastcore.basics import patch
 from functools import lru_cache
+from graphlib import CycleError, TopologicalSorter
 from importlib.resources import files
 from itertools import chain, islice
 from math import log2
@@ -25,7 +26,7 @@ from pathlib import Path
 from random import Random
 from tqdm import tqdm
 from typing import NamedTuple
-from .tokenizer import EOT
+from .tokenizer import EOT, _is_desert, atomic_write, well_formed
 
 # %% ../nbs/01_data.ipynb #3f305cd7
 class Slot(NamedTuple):
@@ -67,7 +68,9 @@ class TaleGrammar:
 def faults(self:TaleGrammar, source):
     "What cannot work, in words"
     for k in source['steps'].keys() & source['words'].keys(): yield f'{k!r} is a step and a word list: rename one'
+    if circle := self._circle(): yield f'{circle}: each asks for the next, so that a story might never end'
     for k,v in self.source.items():
+        if not v: yield f'{k!r} holds nothing to choose from'
         for o,n in Counter(v).items():
             if n > 1 or not o: yield f'{k!r} holds {o!r} {n} times: keep one, and leave none empty'
     slots = lambda parts: {p.name for p in parts if p.__class__ is Slot}
@@ -76,7 +79,7 @@ def faults(self:TaleGrammar, source):
         for name in set().union(*map(slots, v)) - known: yield f'{k!r} asks for {{{name}}}, which is neither a rule nor a fact'
     for k,v in self.facts.items():
         for name in slots(v) - self.facts.keys(): yield f'the fact {k!r} asks for {{{name}}}, which is no fact'
-        for r in self.lists(v):
+        for r in () if circle else self.lists(v):
             if r not in self.rules: yield f'the fact {k!r} needs the list {r!r}'
 
 @patch
@@ -89,6 +92,21 @@ def lists(self:TaleGrammar,
         ends = [p] if p.__class__ is str else [o for r in self.lists(self.facts.get(p.name, ())) for o in self.source.get(r, [])]
         names = [n + e for n in names for e in ends]
     return names
+
+# %% ../nbs/01_data.ipynb #86e8d80f
+@patch
+def _circle(self:TaleGrammar):
+    "Rules and facts, the latter in braces, of which each asks for the next, and the last for the first; '' where there are none"
+    slots = lambda parts: {p.name for p in parts if p.__class__ is Slot}
+    facts = {k: slots(v) for k,v in self.facts.items()}
+    node = lambda name: f'{{{name}}}' if name in facts else name
+    try:
+        TopologicalSorter(facts).prepare()             # first the facts alone: `lists` follows them
+        graph = {node(k): [*map(node, v), *self.lists(self.facts[k])] for k,v in facts.items()}
+        graph |= {k: [node(name) for parts in v for name in slots(parts)] for k,v in self.rules.items()}
+        TopologicalSorter(graph).prepare()
+    except CycleError as e: return ' → '.join(e.args[1][::-1])
+    return ''
 
 # %% ../nbs/01_data.ipynb #f5b641c2
 @patch(cls_method=True)
@@ -272,7 +290,7 @@ def held_out(
     text:str, # a story
 ) -> bool: # one in eight is
     "Does this text belong to validation?"
-    return zlib.crc32(text.encode()) % 8 == 0
+    return zlib.crc32(well_formed(text).encode('utf-8')) % 8 == 0
 
 # %% ../nbs/01_data.ipynb #70a84a06
 def tales(
@@ -450,9 +468,12 @@ def text_files(
     path = Path(path)
     if path.is_file(): return [path]
     if not path.is_dir(): raise FileNotFoundError(f'no file or folder {str(path)!r} (looked from {os.getcwd()})')
-    files = sorted(p for p in path.rglob('*') if p.suffix.lower() == '.txt' and p.is_file())
-    if not files: raise FileNotFoundError(f'the folder {str(path)!r} holds no .txt file; give it one, or name a file')
+    if not (files := _texts_below(path)): raise FileNotFoundError(f'the folder {str(path)!r} holds no .txt file; give it one, or name a file')
     return files
+
+def _texts_below(folder):
+    "Every text file below a folder, whether it is called .txt or .TXT"
+    return sorted(p for p in folder.rglob('*') if p.suffix.lower() == '.txt' and p.is_file())
 
 # %% ../nbs/01_data.ipynb #01453804
 def bad_utf8(
@@ -589,24 +610,6 @@ def token_dtype(
     "The smallest unsigned integer that holds every id"
     return np.dtype('<u2') if vocab_size <= 1 << 16 else np.dtype('<u4')
 
-# %% ../nbs/01_data.ipynb #34f4b7b1
-@contextmanager
-def atomic_write(
-    path, # the file to write
-): # a binary file, open for writing
-    "A file that appears at `path` whole or not at all: temporary file, fsync, rename"
-    path, tmp = Path(path), Path(f'{path}.tmp')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with open(tmp, 'wb') as f:
-            yield f
-            f.flush(); os.fsync(f.fileno())
-        os.replace(tmp, path)
-    except OSError as e:
-        if e.errno != errno.ENOSPC: raise
-        raise OSError(e.errno, f'the disk is full, so {path} was not written; what was there before is untouched. Free some space') from e
-    finally: tmp.unlink(missing_ok=True)
-
 # %% ../nbs/01_data.ipynb #db0b67f5
 FORMAT = 'slm-scratch tokens 1'
 
@@ -629,11 +632,13 @@ def _write_tokens(f, info, starts, n_bytes, bits, blocks):
 def _read_header(f, name):
     "The first line of a token file; raises `ValueError` when it is none, or when the file has another size than it promises"
     line = f.readline(1 << 20)
-    try: info = json.loads(line)
-    except ValueError: info = None
-    if not isinstance(info, dict) or info.get('format') != FORMAT:
-        raise ValueError(f'{name} is not a token file of this version ({FORMAT!r}); prepare the text again')
-    size, due = f.seek(0, 2), len(line) + 24*info['n_documents'] + info['n_tokens']*np.dtype(info['dtype']).itemsize
+    try:
+        info = json.loads(line)
+        due = len(line) + 24*info['n_documents'] + info['n_tokens']*np.dtype(info['dtype']).itemsize
+        known = info['format'] == FORMAT and {'fingerprint', 'vocabulary', 'vocabulary_name', 'vocab_size'} <= info.keys()
+    except (ValueError, KeyError, TypeError): known = False
+    if not known: raise ValueError(f'{name} is not a token file of this version ({FORMAT!r}); prepare the text again')
+    size = f.seek(0, 2)
     if size != due: raise ValueError(f'{name} is truncated or damaged: {size:,} bytes where its header promises {due:,}; delete it and prepare the text again')
     f.seek(len(line))
     return info
@@ -656,7 +661,8 @@ class TokenSet:
         return len(self.tokens)
 
     def document(self, i):
-        "The ids of document `i`, without its end-of-text"
+        "The ids of document `i`, without its end-of-text; -1 is the last"
+        i = range(len(self.starts))[i] # counted from the end where it is negative; raises IndexError
         end = self.starts[i+1] if i + 1 < len(self.starts) else len(self) - 1
         return np.array(self.tokens[self.starts[i]+1:end])
 
@@ -738,8 +744,8 @@ def _groups(texts, size=1 << 21):
 def _encode_group(group, tokenizer):
     "The ids of some documents, each followed by end-of-text: (n,) uint32, and where each ends"
     enc, eot = tokenizer.encoding, tokenizer.eot
-    if any(EOT in text for text in group):
-        ids = np.array([i for text in group for i in [*enc.encode_ordinary(text), eot]], np.uint32)
+    if any(EOT in text or _is_desert(text) for text in group):
+        ids = np.array([i for text in group for i in [*tokenizer.encode(text), eot]], np.uint32)
     else: ids = enc.encode_to_numpy(EOT.join([*group, '']), allowed_special={EOT}, disallowed_special=())
     return ids, np.flatnonzero(ids == eot)
 
@@ -759,11 +765,11 @@ def encode_documents(
     seed:int=0, # salt of the hashes
     bar=None, # tqdm bar that counts bytes
 ) -> np.ndarray: # one `ROW` a document: its tokens with end-of-text, its bytes, the hash of its text
-    "Write `[eot, document, eot, …]` to `f`, on all cores and with a few megabytes in memory at a time"
+    "Write `[eot, document, eot, …]` to `f`, on all cores and with a few megabytes in memory at a time; half characters become U+FFFD"
     dtype, salt, rows, cores = token_dtype(tokenizer.vocab_size), seed.to_bytes(16, 'little', signed=True), [np.empty(0, ROW)], os.cpu_count() or 1
     f.write(np.array([tokenizer.eot], dtype).tobytes())
     with ThreadPoolExecutor(cores) as pool:
-        for group, (ids, ends) in _ahead(pool, lambda g: (g, _encode_group(g, tokenizer)), _groups(texts), cores + 1):
+        for group, (ids, ends) in _ahead(pool, lambda g: (g, _encode_group(g, tokenizer)), _groups(map(well_formed, texts)), cores + 1):
             f.write(ids.astype(dtype).tobytes())
             rows.append(_rows(group, ends, salt))
             if bar is not None: bar.update(int(rows[-1]['bytes'].sum()))
@@ -812,7 +818,7 @@ def hold_out(
     fraction:float, # share of documents to hold out
 ) -> np.ndarray: # (n,) bool, True where a document is held out
     "Hold out the documents with the smallest hashes: equal texts stay together, order does not matter"
-    k = max(1, round(len(hashes)*fraction))
+    k = max(1, min(round(len(hashes)*fraction), len(hashes) - 1)) # one on each side, at least
     out = hashes <= np.partition(hashes, k-1)[k-1]
     return out if not out.all() else np.arange(len(hashes)) >= len(hashes) - k
 
@@ -886,7 +892,7 @@ def _prepared(path):
     if isinstance(path, list): return None
     path = Path(path)
     pair = [(path if path.is_dir() else path.parent)/f'{side}.tokens' for side in ('train', 'valid')]
-    named = path.name == 'train.tokens' if path.is_file() else path.is_dir() and not any(path.rglob('*.txt'))
+    named = path.name == 'train.tokens' if path.is_file() else path.is_dir() and not _texts_below(path)
     return pair if named and all(map(_is_tokens, pair)) else None
 
 # %% ../nbs/01_data.ipynb #c75f851d
@@ -923,6 +929,16 @@ def _prepare(docs, valid, bits, size, tokenizer, files, fraction, seed, key, pro
             made[i].seek(0)
     return made
 
+# %% ../nbs/01_data.ipynb #0fe2ee98
+def _source(data_path):
+    "A list of texts, the name of a corpus (str) or a path; warns where a name is a path, too"
+    if isinstance(data_path, (list, tuple)): return list(data_path)
+    if data_path == '': raise ValueError("data_path is empty; name a text or a folder ('.' is this one)")
+    if not isinstance(data_path, str): return Path(data_path)
+    if data_path in ('tales', 'tinystories', 'tinystories-valid') and Path(data_path).exists():
+        warnings.warn(f'{data_path!r} is the built-in corpus; write {"./" + data_path!r} for the file or folder of that name', stacklevel=3)
+    return data_path
+
 # %% ../nbs/01_data.ipynb #a2810f6d
 def prepare(
     data_path, # a .txt file, a folder of them, a token file or the folder of two, 'tales', 'tinystories' (2.2 GB), 'tinystories-valid' (22 MB), or a list of str
@@ -935,8 +951,9 @@ def prepare(
     progress:bool=True, # show a bar when it takes longer than a second?
 ) -> tuple: # (train, valid), two `TokenSet`s
     "Text to tokens, split by document; reused from `out_dir` while text, vocabulary and settings are the same"
-    source = list(data_path) if isinstance(data_path, (list, tuple)) else str(data_path)
     if not 0 < valid_fraction < 1: raise ValueError(f'valid_fraction is {valid_fraction}; it must lie between 0 and 1, such as 0.05')
+    if seed < 0: raise ValueError(f'seed is {seed}; it must be 0 or more')
+    source = _source(data_path)
     if source in ('tinystories', 'tinystories-valid'): source = str(download_tinystories(part='valid' if source.endswith('valid') else 'train'))
     files = _prepared(source)
     for p in files or (): _check_contents(p)
