@@ -1235,7 +1235,7 @@ def finish(self:LanguageModelTrainer,
     self.take_back()
     if not self.rank:
         if not self.unsaved and not _is_model(self.out_dir/'model.pth'): self.model.save(self.out_dir/'model.pth') # missing or damaged
-        for p in self.out_dir.glob('*.tmp'): p.unlink() # left by a run that was killed
+        for p in self.out_dir.rglob('*.tmp'): p.unlink() # left by a run that was killed
     self.model.eval()
     self.history.stopped, self.history.out_dir = stopped, self.out_dir
     self.say(self.closing_words(stopped))
