@@ -7,7 +7,8 @@ made = ['nbs', 'slm_scratch', 'README.md']
 
 def files(top):
     ps = [p for m in made for p in ([top/m] if (top/m).is_file() else (top/m).rglob('*'))]
-    return {str(p.relative_to(top)): p.read_bytes() for p in ps if p.is_file() and '__pycache__' not in p.parts and '.ipynb_checkpoints' not in p.parts}
+    passing = {'__pycache__', '.ipynb_checkpoints', 'runs'} # what git ignores there
+    return {str(p.relative_to(top)): p.read_bytes() for p in ps if p.is_file() and not passing & set(p.relative_to(top).parts)}
 
 def generate(d):
     bin = Path(sys.executable).parent
