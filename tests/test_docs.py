@@ -128,6 +128,25 @@ def test_copy_buttons(site, page):
     page.size(); page.goto((site/'attention.html').as_uri(), drawn)
     assert page.js("document.querySelectorAll('pre.code').length > 5 && [...document.querySelectorAll('pre.code')].every(p => p.nextElementSibling?.className == 'copy')")
 
+def test_diagrams_fit(site, page):
+    "On a screen no diagram is cut at the right; on a phone they go from top to bottom"
+    across = "[...document.querySelectorAll('pre.mermaid')].map(e => [e.scrollWidth - e.clientWidth, e.querySelector('svg').getBoundingClientRect().height])"
+    for name in ('tokenizer', 'attention'):
+        page.size(1280); page.goto((site/f'{name}.html').as_uri(), drawn)
+        screen = page.js(across)
+        assert [over for over,_ in screen] == [0]*len(screen) and screen, name
+        page.size(390, 800, phone=True); page.goto((site/f'{name}.html').as_uri(), drawn)
+        assert all(high > 2*low for (_, low), (_, high) in zip(screen, page.js(across))), name
+
+def test_fingers(site, page):
+    "Where there is no mouse, the copy button covers no code, and a figure opens in full"
+    page.size(390, 800, phone=True); page.goto((site/'attention.html').as_uri(), drawn)
+    assert page.js("matchMedia('(hover: none)').matches")
+    assert page.js("[...document.querySelectorAll('.holder')].filter(h => h.offsetHeight && h.querySelector('.copy').getBoundingClientRect().bottom > "
+                   "h.querySelector('code').getBoundingClientRect().top + 4).length") == 0
+    figures = page.js("[...document.querySelectorAll('article figure img')].map(i => [i.src, i.closest('a')?.href])")
+    assert figures and all(src == to for src,to in figures)
+
 def test_the_walk_can_fail(tmp_path, page):
     "The browser's reports are real: an exception, a missing picture, a request to elsewhere"
     p = tmp_path/'bad.html'
