@@ -13,7 +13,7 @@ __all__ = ['FORMATS', 'PEAKS', 'CHECKPOINT_KEYS', 'cross_entropy', 'bits_per_byt
            'score_documents', 'evaluate', 'export_safetensors', 'run_cli', 'train_cli', 'eval_cli']
 
 # %% ../nbs/04_train.ipynb #e17fe706
-import ctypes, inspect, json, math, os, shlex, signal, sys, threading, time, warnings
+import ctypes, gc, inspect, json, math, os, shlex, signal, sys, threading, time, warnings
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
@@ -1031,7 +1031,7 @@ def several_processes(
     if device.type == 'cuda': torch.cuda.set_device(device)
     if mine: _meet('nccl' if device.type == 'cuda' else 'gloo')
     yield dist.get_rank(), dist.get_world_size()
-    if mine: dist.destroy_process_group()
+    if mine: dist.destroy_process_group(); gc.collect() # threads of a group that is still held would outlive the interpreter, and abort
 
 # %% ../nbs/04_train.ipynb #f5d2000a
 _MEETINGS = [] # of these processes, so far
@@ -1157,7 +1157,7 @@ def model_comes_back(self:LanguageModelTrainer):
     self.given = self.model
     try: yield
     except FloatingPointError: self.take_back(); raise # all processes raise it together
-    finally: self.model = self.given
+    finally: self.model, self.net = self.given, None # what held the processes together goes before they part
 
 # %% ../nbs/04_train.ipynb #f5d20005
 @patch
