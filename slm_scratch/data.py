@@ -26,7 +26,8 @@ from pathlib import Path
 from random import Random
 from tqdm import tqdm
 from typing import NamedTuple
-from .tokenizer import EOT, _is_desert, atomic_write, well_formed
+from .engine.files import as_path, atomic_write, fingerprint_of, leftovers
+from .tokenizer import EOT, _is_desert, well_formed
 
 # %% ../nbs/01_data.ipynb #3f305cd7
 class Slot(NamedTuple):

@@ -6,21 +6,19 @@
 __all__ = ['QUICK_FROM', 'draw', 'keep_top_k', 'keep_top_p', 'keep_min_p', 'penalize_repeats', 'Sampler', 'Decoder',
            'quantize_rows', 'int8_product', 'has_kernel', 'Int8Linear', 'Int8Embedding', 'FastDecoder', 'QuickHead',
            'quick_head', 'can_hurry', 'choose_decoder', 'TextOut', 'Generation', 'Row', 'uniforms', 'textless', 'tell',
-           'reading', 'playground', 'share_covered', 'sort_endings', 'Copied', 'Copies', 'generate_cli']
+           'reading', 'playground', 'share_covered', 'sort_endings', 'Copied', 'Copies']
 
 # %% ../nbs/05_generate.ipynb #0f8e48da
-import codecs, contextlib, copy, functools, html, math, os, sys, warnings, weakref
+import codecs, contextlib, copy, functools, html, math, warnings, weakref
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from numbers import Integral, Real
-from pathlib import Path
 from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 from fastcore.basics import patch
-from fastcore.script import call_parse, store_true
 from .attention import MultiHeadAttention, padding_mask, rotary_turn, rotate
 from .model import MLP, Block, SmallLanguageModel
 
@@ -816,71 +814,3 @@ def yardstick(self:Copies,
     if not (isinstance(n, Integral) and n >= 1): raise ValueError(f'n={n!r} must be a whole number of words, 1 or more: as many as your text has')
     pieces = [' '.join(w[i:i+n]) for w in map(str.split, held_out) for i in range(0, len(w) - n + 1, n)]
     return sorted(self.longest(p).words for p in pieces[::max(1, -(-len(pieces)//most))])
-
-# %% ../nbs/05_generate.ipynb #60d9ae45
-def _newest_model():
-    "The `model.pth` of the newest run under runs/"
-    found = sorted(Path('runs').rglob('model.pth'), key=lambda p: p.stat().st_mtime)
-    if not found: raise FileNotFoundError(f'no model.pth under {Path("runs").absolute()}: train one first (slm-train tales), or name one with --model')
-    return found[-1]
-
-@contextlib.contextmanager
-def _one_line_warnings():
-    "Warnings as one line on stderr; on stdout, characters that the terminal cannot show become '?'"
-    if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(errors='replace')
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *args, **kwargs: print('slm-generate:', message, file=sys.stderr)
-        yield
-
-# %% ../nbs/05_generate.ipynb #3988a986
-def _copied(data, tokenizer):
-    "A function: a told text → the line that `--copied` prints beneath it"
-    from slm_scratch.data import prepare
-    train, valid = ([tokenizer.decode(s.document(i).tolist()) for i in range(s.n_documents)] for s in prepare(data, tokenizer))
-    copies = Copies(train)
-    def line(text):
-        best, n = copies.longest(text), len(text.split())
-        if not best.words: return '[copied: not a single word]'
-        others = copies.yardstick(valid, n)
-        ruler = (f'held-out text of {n} words has {others[len(others)//2]}, at most {others[-1]} ({len(others)} piece(s))' if others
-                 else f'no held-out text has {n} words to compare with')
-        run = best.run.split()
-        if best.words > 12: run[6:-6] = '…'
-        return f'[copied: the longest run has {best.words} words, “{" ".join(run)}”, in training text {best.document}; {ruler}]'
-    return line
-
-# %% ../nbs/05_generate.ipynb #dee07ce4
-@call_parse
-def generate_cli(
-    prompt:str, # how the text begins
-    model:str=None, # a model.pth, or the folder of a run; the newest run under runs/ unless told
-    max_new_tokens:int=None, # tokens of the output at most; 200 unless told
-    max_length:int=None, # tokens of prompt and output together; max_new_tokens wins
-    temperature:float=.8, # 0 always takes the likeliest token; 0.1 is boring, 1.5 wild
-    top_k:int=None, # draw among the k likeliest tokens
-    top_p:float=None, # draw among the fewest tokens that together hold this probability
-    min_p:float=None, # draw among the tokens at least this times as likely as the best
-    repetition_penalty:float=1., # above 1: used tokens become less likely
-    stop:str=None, # the text ends before this
-    seed:int=None, # same seed, same text
-    num_samples:int=1, # so many texts, one after another
-    no_start:store_true=False, # the prompt is the middle of a text, not the start of a document
-    copied:str=None, # the text that the model was trained on: say beneath how long the longest run of words copied from it is
-    device:str='cpu', # where the model runs: cpu, cuda, mps
-):
-    "Continue PROMPT with a trained model, and print the text as it comes"
-    knobs = dict(max_length=max_length, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
-                 repetition_penalty=repetition_penalty, max_new_tokens=max_new_tokens, stop=stop, start=not no_start)
-    try:
-        with _one_line_warnings():
-            path = Path(model) if model else _newest_model()
-            lm = SmallLanguageModel.load(path/'model.pth' if path.is_dir() else path, device)
-            if num_samples < 1: raise ValueError(f'num_samples={num_samples} must be 1 or more')
-            line = _copied(copied, lm.tokenizer) if copied else None
-            for i in range(num_samples):
-                told = ''
-                for piece in lm.stream(prompt, seed=None if seed is None else seed + i, **knobs): told += piece; print(piece, end='', flush=True)
-                print(f'\n{line(told[len(prompt):])}' if line else '')
-    except KeyboardInterrupt: print(); sys.exit(130)
-    except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()); sys.exit(141) # `… | head` has read enough
-    except Exception as e: print('slm-generate:', ' '.join(str(e).split()) or repr(e), file=sys.stderr); sys.exit(2)

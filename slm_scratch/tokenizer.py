@@ -5,19 +5,19 @@
 # %% auto #0
 __all__ = ['BYTES', 'EOT', 'GPT2_PATTERN', 'GPT2_SHA256', 'merge_pair', 'byte_ranks', 'train_bpe_naive', 'well_formed',
            'split_text', 'count_words', 'PairTable', 'train_bpe', 'merge_bytes', 'bpe_encode', 'bpe_merges',
-           'Tokenizer', 'atomic_write']
+           'Tokenizer']
 
 # %% ../nbs/00_tokenizer.ipynb #ffe89ad9
-import base64, errno, hashlib, heapq, os, warnings
+import base64, hashlib, heapq, os, warnings
 import regex, tiktoken
 from collections import Counter, defaultdict
-from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from unittest import mock
 from fastcore.basics import patch
 from tiktoken.load import data_gym_to_mergeable_bpe_ranks
+from .engine.files import as_path, atomic_write
 
 # %% ../nbs/00_tokenizer.ipynb #5e448a14
 def merge_pair(parts:list, # the tokens of a text, as bytes
@@ -299,29 +299,6 @@ def _gpt2_encoding():
 def gpt2(cls:Tokenizer): # a `Tokenizer` with 50,257 ids
     "GPT-2's tokenizer, from a local copy or else from tiktoken's download. Raises `FileNotFoundError` where neither works"
     return cls(_gpt2_encoding())
-
-# %% ../nbs/00_tokenizer.ipynb #c327c2fb
-@contextmanager
-def atomic_write(path, # the file to write: its folder is made if missing, a link is followed
-                ): # a binary file, open for writing
-    "A file that is written whole or not at all: temporary name, fsync, rename. Raises OSError, and an older file stays"
-    path = Path(os.path.realpath(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-    try:
-        with open(part, 'wb') as f:
-            yield f
-            f.flush(); os.fsync(f.fileno())
-        os.replace(part, path)
-    except (OSError, RuntimeError) as e: raise _not_written(path, e) from e
-    finally: part.unlink(missing_ok=True)
-
-def _not_written(path, e):
-    "The error for a file that could not be written; torch hides a full disk behind a RuntimeError"
-    why = e if isinstance(e, OSError) else e.__context__ or e
-    code = getattr(why, 'errno', None)
-    full = code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return OSError(code, f'{path} was not written ({why}); an older file there is intact' + '. Free some space or save elsewhere'*full)
 
 # %% ../nbs/00_tokenizer.ipynb #2075e27f
 def _ranks_to_text(ranks):

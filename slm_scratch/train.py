@@ -10,7 +10,7 @@ __all__ = ['FORMATS', 'PEAKS', 'CHECKPOINT_KEYS', 'cross_entropy', 'bits_per_byt
            'LanguageModelTrainer', 'argument_problems', 'check_arguments', 'choose_block_size', 'compiled',
            'peak_flops', 'read_run', 'run_differences', 'graceful_stop', 'several_processes', 'part_of', 'SpreadMuon',
            'parts_of', 'spread_averages', 'predict_spread', 'explain_memory', 'Evaluation', 'windows',
-           'score_documents', 'evaluate', 'export_safetensors', 'run_cli', 'train_cli', 'eval_cli']
+           'score_documents', 'evaluate', 'export_safetensors']
 
 # %% ../nbs/04_train.ipynb #e17fe706
 import ctypes, gc, inspect, json, math, os, shlex, signal, sys, threading, time, warnings
@@ -27,11 +27,11 @@ from torch.nn import functional as F
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint as recompute
 from fastcore.basics import patch
-from fastcore.script import call_parse
 from .tokenizer import Tokenizer
-from .data import TokenSet, batch, download_tinystories, prepare, read_texts, steps_per_epoch, tales
-from .model import (MODEL_CONFIG, PRESETS, ModelConfig, SmallLanguageModel, atomic_save, plain_keys, predict_bytes,
-                               predict_flops, predict_parameters, safe_load, to_gpt2, write_safetensors)
+from .data import TokenSet, batch, prepare, steps_per_epoch
+from .engine.files import atomic_save, safe_load
+from .model import (MODEL_CONFIG, PRESETS, ModelConfig, SmallLanguageModel, plain_keys, predict_bytes,
+                               predict_flops, predict_parameters, to_gpt2, write_safetensors)
 with warnings.catch_warnings(): # a notebook without ipywidgets gets the plain bar, and no lecture
     warnings.simplefilter('ignore')
     from tqdm.auto import tqdm
@@ -1408,137 +1408,3 @@ def export_safetensors(
     state = plain_keys(model.state_dict())
     if model.config.tie_weights: state.pop('lm_head.weight', None) # it is the embedding once more
     write_safetensors(to_gpt2(state) if gpt2 else state, path, dict(slm_scratch=json.dumps(asdict(model.config))))
-
-# %% ../nbs/04_train.ipynb #a0ed6ef4
-_IN_SHELL = {'resume=False': '--fresh', "resume='changed'": '--changed', 'max_steps=': '--steps ', 'max_minutes=': '--minutes ',
-             'n_stories=': '--stories ', 'train got': 'there are',
-             ' wrong argument(s)': ' wrong option(s)'} # how messages of `train` sound in a shell
-
-def _rank(): return int(os.environ.get('RANK', 0)) # of this process among those that torchrun started
-
-def run_cli(
-    job, # a function; returns the name of the signal that stopped it, or None
-    name:str='slm-train', # of the program, before its error
-):
-    "Do `job()`; a user's mistake is one line and exit code 2, a stopped run 130 (Ctrl-C) or 143 (SIGTERM)"
-    try: stopped = job()
-    except KeyboardInterrupt: stopped = 'SIGINT'
-    except (ValueError, OSError, MemoryError, FloatingPointError) as e:
-        text = ' '.join(str(e).split('\n'))
-        for python, shell in _IN_SHELL.items(): text = text.replace(python, shell)
-        if not _rank(): print(f'{name}: {text}', file=sys.stderr)
-        sys.exit(2)
-    if stopped: sys.exit(128 + signal.Signals[stopped])
-
-# %% ../nbs/04_train.ipynb #5ecba278
-def _vocabulary(data, vocab):
-    "GPT-2's vocabulary, or a compact one trained on at most 10 MB of the data"
-    if vocab == 'gpt2': return Tokenizer.gpt2()
-    if not vocab.isdigit() or int(vocab) < 257: raise ValueError(f"--vocab {vocab}: give 'gpt2' or a number of tokens, at least 257")
-    texts, size = [], 0
-    for t in _texts(data):
-        texts.append(t); size += len(t)
-        if size > 10**7: break
-    n = min(int(vocab), max(300, size//64))
-    print(f'vocabulary: {n} tokens, trained on {size:,} characters' + (f' (too short a text for {vocab})' if n < int(vocab) else ''))
-    return Tokenizer.train(texts, n)
-
-def _texts(data):
-    "Documents to learn a vocabulary from"
-    if data == 'tales': return (t.text for t in tales(2000))
-    return read_texts(download_tinystories() if data == 'tinystories' else data)
-
-# %% ../nbs/04_train.ipynb #3181313f
-_SIZES = dict(d_model=128, n_heads=4, n_layers=3, max_seq_len=256, positions='rotary', copy_init=.5)
-
-def _config(o):
-    "The model's shape: a preset's or a small one's, changed by the options that were given; the vocabulary comes later"
-    if o.preset and o.preset not in PRESETS: raise ValueError(f'--preset {o.preset}: must be one of {", ".join(PRESETS)}')
-    usual = {n: getattr(PRESETS[o.preset], n) for n in _SIZES} if o.preset else _SIZES
-    given = {n: getattr(o, n) for n in _SIZES if getattr(o, n) is not None}
-    return ModelConfig(dropout=o.dropout, **usual | given)
-
-# %% ../nbs/04_train.ipynb #8878a487
-def _train(o): # namespace of the options
-    "What `slm-train` does; the name of the signal that stopped it, or None"
-    kw = {n: v for n, v in vars(o).items() if n in inspect.signature(LanguageModelTrainer.train).parameters}
-    if o.learning_rate is None: kw['learning_rate'] = 6e-3 if o.optimizer == 'muon' else 1e-3
-    kw |= dict(max_steps=o.steps, max_minutes=o.minutes or (None if o.steps or o.epochs else 5.),
-               resume=False if o.fresh else 'changed' if o.changed else True)
-    check_arguments(kw, cfg := _config(o))
-    if _rank(): sys.stdout = open(os.devnull, 'w', encoding='utf-8') # the first process speaks for all
-    tok = _vocabulary(o.data, o.vocab)
-    torch.manual_seed(o.seed)
-    trainer = LanguageModelTrainer(SmallLanguageModel(replace(cfg, vocab_size=tok.vocab_size), tok))
-    trainer.resume_line = shlex.join(['slm-train', *sys.argv[1:]])
-    history = trainer.train(o.data, **kw)
-    if trainer.unsaved: raise OSError(trainer.unsaved)
-    path = trainer.out_dir/'model.pth'
-    if path.exists(): print('to hear it:', shlex.join(['slm-generate', 'Once upon a time', '--model', str(path)]))
-    return history.stopped
-
-# %% ../nbs/04_train.ipynb #55b4edf6
-@call_parse
-def train_cli(
-    data:str, # a .txt file, a folder of them, 'tales' (stories made by a grammar) or 'tinystories' (a download of 2 GB)
-    out_dir:str=None, # folder of the run [runs/<name of the data>]
-    minutes:float=None, # time limit [5, where neither steps nor epochs are given]
-    steps:int=None, # optimizer steps
-    epochs:float=None, # times through the data
-    vocab:str='4096', # size of a vocabulary trained on the data, or gpt2
-    preset:str=None, # tiny, small or medium: GPT-2's shapes, instead of what the six options below say
-    d_model:int=None, # width [128]
-    n_heads:int=None, # attention heads [4]
-    n_layers:int=None, # blocks [3]
-    max_seq_len:int=None, # longest window in tokens [256]
-    positions:str=None, # learned, as in GPT-2, or rotary [rotary]
-    copy_init:float=None, # above 0: attention starts as a copy of what it looks at, times this [0.5]
-    dropout:float=0., # share of values dropped while training
-    batch_size:int=4, # windows in a batch
-    block_size:int=None, # tokens in a window [at most 256]
-    grad_accum:int=1, # batches for one step
-    learning_rate:float=None, # the highest [0.006 with muon, 0.001 with adamw]
-    min_lr:float=None, # the last [learning_rate/10]
-    warmup_steps:int=None, # steps that climb [a tenth of the run, at most 100]
-    weight_decay:float=.1, # pull to zero, for matrices
-    grad_clip:float=1., # longest gradient
-    optimizer:str='muon', # adamw or muon
-    schedule:str='wsd', # cosine or wsd
-    precision:str='auto', # auto, fp32, bf16 or fp16
-    eval_every:int=None, # steps between evaluations [20 in a run]
-    checkpoint_every:int=None, # steps between checkpoints [at evaluations and every 5 minutes]
-    keep_every:int=None, # keep a checkpoint for good every so many steps
-    fresh:bool=False, # start over where the folder holds a run
-    changed:bool=False, # go on with the run although options differ
-    seed:int=0, # of weights, batches and dropout
-    checkpoint_activations:bool=False, # less memory, more time: activations are computed again
-    tensorboard:bool=False, # write the history for TensorBoard too
-    shard:bool=False, # spread the model over the processes of torchrun, where one card is too small for it
-    compile:bool=False, # try torch.compile
-    device:str=None, # such as cpu, cuda, mps [the best there is]
-): # exit code 0; 2 after a mistake in the options or the data; 130 when stopped by Ctrl-C, after saving
-    "Train a language model on a text. Ctrl-C saves; the same line goes on."
-    options = SimpleNamespace(**locals())
-    run_cli(lambda: _train(options))
-
-# %% ../nbs/04_train.ipynb #81542cea
-def eval_cli(
-    model:str, # a model.pth
-    data:str='tales', # a .txt file, a folder of them, 'tales' or 'tinystories'
-    whole:bool=False, # score all of the text, not only the part that training holds out
-    documents:int=None, # score so many documents, evenly spread [all]
-    block_size:int=None, # longest input in tokens [the model's]
-    device:str=None, # such as cpu, cuda, mps [the best there is]
-): # exit code 0; 2 after a mistake
-    "Score a model on a text: loss, perplexity, bits per byte with its standard error. The last line is JSON"
-    def job():
-        net = SmallLanguageModel.load(model, choose_device(device))
-        if documents is not None and documents < 1: raise ValueError(f'--documents {documents}: must be at least 1')
-        text = list(read_texts(data)) if whole and data != 'tales' else data
-        e = evaluate(net, text, documents, block_size)
-        print(f'{e.n_documents:,} documents, {e.n_tokens:,} tokens: loss {e.loss:.4f}, perplexity {e.perplexity:.2f}, {e.bits_per_byte:.4f} ± {e.stderr:.4f} '
-              'bits per byte' + (f' (the entropy is {e.floor:.4f})' if e.floor else ''))
-        print(json.dumps({k: v if v is None or math.isfinite(v) else None for k, v in asdict(e).items()}))
-    run_cli(job, 'slm-eval')
-
-if __name__ != '__main__': eval_cli = call_parse(eval_cli) # `python -m slm_scratch.train` is `slm-train` alone
