@@ -13,7 +13,8 @@ from types import SimpleNamespace
 import torch
 from fastcore.script import call_parse, store_true
 from ..tokenizer import Tokenizer
-from ..data import download_tinystories, prepare, read_texts, tales
+from ..data import tales
+from .corpus import download_tinystories, prepare, read_texts
 from ..model import PRESETS, ModelConfig, SmallLanguageModel
 from ..generate import Copies
 from ..train import LanguageModelTrainer, check_arguments, choose_device, evaluate
