@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['FORMAT', 'RAM_LIMIT', 'ROW', 'Slot', 'cut', 'plain', 'spell', 'TaleGrammar', 'Tale', 'tale_grammar', 'held_out',
            'tales', 'sentences', 'Judge', 'TaleReport', 'tale_judge', 'check_tale', 'token_dtype', 'TokenSet',
-           'encode_documents', 'epoch_order', 'batch', 'steps_per_epoch']
+           'is_token_file', 'verify_tokens', 'encode_documents', 'epoch_order', 'batch', 'steps_per_epoch']
 
 # %% ../nbs/01_data.ipynb #089fe5cd
-import codecs, errno, hashlib, http.client, importlib.resources, io, json, math, os, re, tempfile, time, urllib.request, warnings, zlib
+import hashlib, io, json, os, re, zlib
 import numpy as np, torch
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
@@ -18,13 +18,11 @@ from fastcore.basics import patch
 from functools import lru_cache
 from graphlib import CycleError, TopologicalSorter
 from importlib.resources import files
-from itertools import chain, islice
 from math import log2
 from pathlib import Path
 from random import Random
-from tqdm import tqdm
 from typing import NamedTuple
-from .engine.files import as_path, atomic_write, fingerprint_of, leftovers
+from .engine.files import as_path, atomic_write
 from .tokenizer import EOT, _is_desert, well_formed
 
 # %% ../nbs/01_data.ipynb #3f305cd7
@@ -550,12 +548,14 @@ def load(cls:TokenSet,
     tokenizer=None, # when given, its vocabulary must be the file's
     ram_limit:int=RAM_LIMIT, # bytes of tokens: more than this is mapped
 ):
-    "Open a token file; raises `ValueError` when it is none, is damaged, or has another vocabulary"
-    with open(path, 'rb') if isinstance(path, (str, Path)) else nullcontext(path) as f:
+    "Open a token file; raises `ValueError` when it is not one, is damaged, or has another vocabulary"
+    in_memory = isinstance(path, io.BytesIO)
+    if not in_memory: path = as_path(path)
+    with nullcontext(path) if in_memory else open(path, 'rb') as f:
         info = _read_header(f, path)
         n, dtype = info['n_tokens'], np.dtype(info['dtype'])
         table = [np.frombuffer(f.read(8*info['n_documents']), kind) for kind in ('<i8', '<i8', '<f8')]
-        small = n*dtype.itemsize <= ram_limit or isinstance(f, io.BytesIO)
+        small = n*dtype.itemsize <= ram_limit or in_memory
         tokens = np.frombuffer(f.read(), dtype) if small else np.memmap(path, dtype, 'r', f.tell(), (n,))
     data = cls(tokens, *table, info)
     if tokenizer is not None: data.check_vocabulary(tokenizer, path)
@@ -569,7 +569,7 @@ def save(self:TokenSet,
     "Write the set to one file, whole or not at all"
     info = {k: v for k, v in self.info.items() if k not in ('format', 'fingerprint')}
     with atomic_write(path) as f: _write_tokens(f, info, self.starts, self.document_bytes, self.document_bits, [self.tokens])
-    return Path(path)
+    return as_path(path)
 
 # %% ../nbs/01_data.ipynb #60579c13
 @patch
@@ -587,6 +587,29 @@ def check_vocabulary(self:TokenSet,
     if tokenizer.fingerprint == self.info['vocabulary']: return
     raise ValueError(f'{name} was written with the vocabulary {self.info["vocabulary_name"]!r} ({self.info["vocab_size"]:,} tokens), but the tokenizer is '
                      f'{tokenizer.name!r} ({tokenizer.vocab_size:,} tokens): use the one it was written with, or prepare the text again')
+
+# %% ../nbs/01_data.ipynb #75f86c13
+def is_token_file(
+    path, # a file, which need not exist
+) -> bool:
+    "Does a token file (of any version) stand at `path`?"
+    try:
+        with open(path, 'rb') as f: return f.read(30) == b'{"format": "slm-scratch tokens'
+    except OSError: return False
+
+def verify_tokens(
+    path, # a token file
+) -> dict: # its header
+    "The header, once every byte was read and is as it was written; raises `ValueError` if one is not"
+    with open(path, 'rb') as f:
+        info = _read_header(f, path)
+        table = hashlib.blake2b(f.read(24*info['n_documents']), digest_size=16).hexdigest()
+        tokens = hashlib.blake2b(info['vocabulary'].encode(), digest_size=16)
+        for block in iter(lambda: f.read(1 << 20), b''): tokens.update(block)
+    if tokens.hexdigest() != info['fingerprint'] or table != info.get('table', table):
+        raise ValueError(f'{path} is damaged: its contents are not what was written; '
+                         'delete it and prepare the text again')
+    return info
 
 # %% ../nbs/01_data.ipynb #1e351eeb
 def _groups(texts, size=1 << 21):
