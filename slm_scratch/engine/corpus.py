@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['UNPACK', 'SAVE', 'COLUMN', 'VALUES', 'SIGNATURES', 'LATIN', 'TOKEN_FILES', 'RECORD', 'RUN_FILES', 'OWN_FILES',
-           'glob_sign', 'CORPORA', 'DOWNLOADS', 'wide_encoding', 'recognise', 'first_invalid_utf8', 'guess_encoding',
-           'structure', 'Notes', 'file_documents', 'text_files', 'check_document', 'as_list', 'url_variable',
-           'cache_folder', 'download', 'corpus_file', 'library_files', 'Source', 'TextList', 'Tales', 'stamp_files',
-           'TextFiles', 'TokenFiles', 'resolve', 'data_name', 'read_texts', 'vocabulary_texts', 'text_fingerprint',
+           'CORPORA', 'DOWNLOADS', 'wide_encoding', 'recognise', 'first_invalid_utf8', 'guess_encoding', 'structure',
+           'Notes', 'file_documents', 'text_files', 'check_document', 'as_list', 'url_variable', 'cache_folder',
+           'download', 'corpus_file', 'library_files', 'Source', 'TextList', 'Tales', 'stamp_files', 'TextFiles',
+           'TokenFiles', 'resolve', 'data_name', 'read_texts', 'vocabulary_texts', 'text_fingerprint',
            'validation_split', 'split_tail', 'stored_tokenizer', 'prepare']
 
-# %% ../../nbs/engine/corpus.ipynb #15b6bf55
-import codecs, csv, difflib, errno, glob, hashlib, http.client, importlib.resources, io, json, math, os
-import re, sysconfig, tempfile, time, tokenize, unicodedata, urllib.error, urllib.request
+# %% ../../nbs/engine/corpus.ipynb #d590b09a
+import codecs, csv, difflib, errno, glob, hashlib, http.client
+import importlib.resources, io, json, math, os, re, sysconfig, tempfile, time, tokenize
+import unicodedata, urllib.error, urllib.request
 import warnings, zipfile
 import numpy as np, torch
 from collections import Counter
@@ -27,17 +28,18 @@ from ..tokenizer import EOT, Tokenizer
 from .files import TMP, as_number, as_path, as_plain, atomic_write, fingerprint_of
 from .files import is_real, is_running, is_whole, leftovers, temporary_name
 
-# %% ../../nbs/engine/corpus.ipynb #37015306
+# %% ../../nbs/engine/corpus.ipynb #92ff554c
 UNPACK = 'unpack it, and name the text that was in it'
 SAVE = 'save what it says as plain text (UTF-8), and name that file'
 COLUMN = 'read its column of texts with a library that knows it, and give the list of those texts'
-VALUES = 'it holds values, not text; if there are texts among them, load it and give the list of texts'
+VALUES = 'it holds values; if there are texts among them, load it and give the list of texts'
 
 SIGNATURES = { # what to do about it → (how the file begins, what it is)
     UNPACK: [
         (rb'\x1f\x8b', 'a gzip file'), (rb'BZh[1-9](1AY&SY|\x17rE8P\x90)', 'a bzip2 file'),
         (rb'\xfd7zXZ\0', 'an xz file'), (rb'[\x28-\x2f]\xb5\x2f\xfd', 'a zstandard file'),
-        (rb'\]\0\0.{2}', 'an LZMA file'), (rb'\x04"M\x18', 'an lz4 file'), (rb'LZIP\x01', 'an lzip file'),
+        (rb'\]\0\0.{2}', 'an LZMA file'), (rb'\x04"M\x18', 'an lz4 file'),
+             (rb'LZIP\x01', 'an lzip file'),
         (rb'\x1f[\x9d\xa0]', 'a compressed file (.Z)'), (rb"7z\xbc\xaf'\x1c", 'a 7-Zip archive'),
         (rb'Rar!\x1a\x07', 'a RAR archive'), (rb'MSCF\0\0\0\0', 'a cabinet archive'),
         (rb'.{257}ustar', 'a tar archive')],
@@ -58,33 +60,37 @@ SIGNATURES = { # what to do about it → (how the file begins, what it is)
         (rb'\x89PNG\r\n\x1a\n', 'a PNG image'), (rb'\xff\xd8\xff', 'a JPEG image'),
         (rb'GIF8[79]a', 'a GIF image'), (rb'RIFF.{4}WEBP', 'a WebP image'),
         (rb'II\*\0|MM\0\*', 'a TIFF image'), (rb'BM.{4}\0{4}', 'a BMP image'),
-        (rb'\0\0\x01\0', 'an icon'), (rb'RIFF.{4}(WAVE|AVI )|ID3[\x02-\x04]|OggS\0|fLaC\0', 'a sound or a film'),
-        (rb'.{4}ftyp|\x1aE\xdf\xa3', 'a film'), (rb'\x7fELF|MZ.{32,}\0|\xca\xfe\xba\xbe|\0asm', 'a program')]}
+        (rb'\0\0\x01\0', 'an icon'), (rb'RIFF.{4}(WAVE|AVI )|ID3[\x02-\x04]|OggS\0|fLaC\0',
+                                      'a sound or a film'),
+        (rb'.{4}ftyp|\x1aE\xdf\xa3', 'a film'),
+                               (rb'\x7fELF|MZ.{32,}\0|\xca\xfe\xba\xbe|\0asm', 'a program')]}
 
-# %% ../../nbs/engine/corpus.ipynb #a5275bed
+# %% ../../nbs/engine/corpus.ipynb #09536f8b
 def _zip_kind(path):
     "What a zip archive is, and what to do about it"
     try:
         with zipfile.ZipFile(path) as z:
             names = z.namelist()
             mime = z.read('mimetype')[:100] if 'mimetype' in names else b''
-    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError): return 'a damaged zip archive', UNPACK
+    except (zipfile.BadZipFile, OSError, RuntimeError,
+            NotImplementedError): return 'a damaged zip archive', UNPACK
     has = lambda start: any(n.startswith(start) for n in names)
     if has('word/'): return 'a Word document (docx)', SAVE
     if mime.startswith(b'application/epub'): return 'an e-book (EPUB)', SAVE
     if b'opendocument' in mime: return 'an OpenDocument file (odt)', SAVE
     if has('xl/') or has('ppt/'): return 'an Office document (xlsx, pptx)', SAVE
     if any(n.endswith('data.pkl') for n in names):
-        return 'a PyTorch file, such as a model', 'models are read by SmallLanguageModel.load; name a text here'
+        return 'a PyTorch file, such as a model', 'SmallLanguageModel.load reads models; name a text'
     if names and all(n.endswith('.npy') for n in names): return 'an archive of NumPy arrays', VALUES
     return 'a zip archive', UNPACK
 
-# %% ../../nbs/engine/corpus.ipynb #8f9b0245
+# %% ../../nbs/engine/corpus.ipynb #ea46c51f
 _CONTROL = bytes(sorted({*range(32)} - {*range(7, 14), 26, 27} | {127}))
 
 def _is_clean(text):
     "No character that is unassigned, private, half, or a control character, but for white space"
-    return not any(unicodedata.category(c) in ('Cn', 'Co', 'Cs', 'Cc') for c in set(text) - set('\t\n\v\f\r\x1a\x1b'))
+    return not any(unicodedata.category(c) in ('Cn', 'Co', 'Cs', 'Cc')
+                   for c in set(text) - set('\t\n\v\f\r\x1a\x1b'))
 
 def _decoded(data, encoding, final=False):
     "The text, or None; a character that is cut off at the end does no harm unless `final`"
@@ -93,7 +99,7 @@ def _decoded(data, encoding, final=False):
 
 def wide_encoding(
     head:bytes, # how a file begins
-) -> str: # 'utf-16', 'utf-32', or with '-le' or '-be' if there is no byte order mark; None for others
+) -> str: # 'utf-16' or 'utf-32', with '-le' or '-be' if there is no mark; None for others
     "The encoding of a text of two or four bytes a character"
     if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)): return 'utf-32'
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)): return 'utf-16'
@@ -101,10 +107,11 @@ def wide_encoding(
     fits = []
     for encoding in ('utf-32-le', 'utf-32-be', 'utf-16-le', 'utf-16-be'):
         text = _decoded(head, encoding)
-        if text and _is_clean(text) and sum(c in ' \n\r、。，' for c in text) >= len(text)/200: fits.append(encoding)
+        if text and _is_clean(text) and sum(c in ' \n\r、。，'
+                                            for c in text) >= len(text)/200: fits.append(encoding)
     return fits[0] if len(fits) == 1 else None
 
-# %% ../../nbs/engine/corpus.ipynb #64a43154
+# %% ../../nbs/engine/corpus.ipynb #8dedb9b8
 _OURS = 'name the text that it was made from, or use the folder that it was prepared in'
 
 def recognise(
@@ -118,7 +125,8 @@ def recognise(
         for pattern, what in kinds:
             if re.match(pattern, head, re.S): return what, advice
     rest = head.translate(None, _CONTROL)
-    if len(head) - len(rest) - head.count(0) <= len(head)/100: return None # NULs have their own check
+    if len(head) - len(rest) - head.count(0) <= len(head)/100:
+        return None # NULs have their own check
     return None if wide_encoding(head) else ('binary data', VALUES)
 
 # %% ../../nbs/engine/corpus.ipynb #3e7863da
@@ -135,11 +143,13 @@ def first_invalid_utf8(
             if not block: return None
             at += len(block)
 
-# %% ../../nbs/engine/corpus.ipynb #5881d9e2
-_WEST = ('àâæçéèêëîïôœùûü', 'äöüß', 'áéíóúüñªº', 'ãõáéíóúâêôàçü', 'àèéìíòóùúî', 'åäöæøéü', 'áéíóúàèòçïü')
+# %% ../../nbs/engine/corpus.ipynb #fca09010
+_WEST = ('àâæçéèêëîïôœùûü', 'äöüß', 'áéíóúüñªº', 'ãõáéíóúâêôàçü', 'àèéìíòóùúî', 'åäöæøéü',
+         'áéíóúàèòçïü')
 _EAST = ('ąćęłńóśźż', 'áčďéěíňóřšťúůýž', 'áäčďéíĺľňóôŕšťúýž', 'áéíóöőúüű', 'ăâîşţ', 'čćđšž')
 _BALTIC = (_EAST[0], 'ąčęėįšųūž', 'āčēģīķļņšūž', 'äöõüšž')
-LATIN = {'cp1252': _WEST, 'cp1250': _EAST, 'iso8859-2': _EAST, 'cp1254': ('çğıİöşüâîû',), 'cp1257': _BALTIC}
+LATIN = {'cp1252': _WEST, 'cp1250': _EAST, 'iso8859-2': _EAST, 'cp1254': ('çğıİöşüâîû',),
+         'cp1257': _BALTIC}
 _RUSSIAN = {c for a in 'абвгдежзийклмнопрстуфхцчшщъыьэюяёіїєґў' for c in (a, a.upper())}
 _SIGNS = set('‘’“”„–—…«»‹›°§€£©®•·\xa0№¿¡')
 _COMMON = {'gb18030': '的一是不了在人有我他这个们中来上大为和国地到以说时要就出会可也你对生能而子那得着下自之年过发后作里她小从前',
@@ -154,7 +164,7 @@ def _looks_latin(text, alphabet):
     letters = [c for c in text if c.isalpha()]
     odd = {c for c in text if not c.isascii()}
     if not odd <= {*alphabet, *alphabet.upper()} | _SIGNS: return False
-    if re.search(r'[^\W\d_][“”„«»‹›°§€£©®•\xa0¿¡][^\W\d_]', text): return False # a sign inside a word
+    if re.search(r'[^\W\d_][“”„«»‹›°§€£©®•\xa0¿¡][^\W\d_]', text): return False # within a word
     words = [w for w in re.findall(r'[^\W\d_]+', text) if not w.isascii()]
     return sum(not c.isascii() for c in letters) < .35*len(letters) and all(map(_is_cased, words))
 
@@ -165,7 +175,8 @@ def _looks_cyrillic(text):
     odd = {c for c in text if not c.isascii()} - _SIGNS
     words = re.findall(r'[^\W\d_]+', text)
     return (len(ours) > .6*len(letters) and odd <= _RUSSIAN
-            and sum(map(_is_cased, words)) >= .95*len(words) and sum(c in 'оеаинтсрвл' for c in ours) > .4*len(ours))
+            and sum(map(_is_cased, words)) >= .95*len(words)
+            and sum(c in 'оеаинтсрвл' for c in ours) > .4*len(ours))
 
 def _looks_asian(text, encoding):
     "Is it what people write in this encoding?"
@@ -177,9 +188,10 @@ def _looks_asian(text, encoding):
     japanese = kana > .15*len(odd) and han + kana + signs > .98*len(odd)
     if encoding in ('euc_kr', 'cp949'): return hangul > .8*len(odd) and common > .2*hangul
     if encoding in ('shift_jis', 'cp932', 'euc_jp'): return japanese
-    return japanese and encoding == 'gb18030' or kana < .03*len(odd) and han + signs > .98*len(odd) and common > .1*han
+    chinese = kana < .03*len(odd) and han + signs > .98*len(odd) and common > .1*han
+    return chinese or japanese and encoding == 'gb18030'
 
-# %% ../../nbs/engine/corpus.ipynb #3301a153
+# %% ../../nbs/engine/corpus.ipynb #63036fbe
 _ASIAN = ('gb18030', 'big5', 'shift_jis', 'cp932', 'euc_jp', 'euc_kr', 'cp949')
 _CYRILLIC = ('cp1251', 'koi8-r', 'koi8-u', 'cp866', 'iso8859-5', 'mac_cyrillic')
 
@@ -191,7 +203,7 @@ def _looks_right(text, encoding):
 def guess_encoding(
     path, # a file that is not UTF-8
 ) -> str: # a name that `open` takes; None if it is not certain
-    "The encoding of a file, if its bytes leave no doubt, and if all of the file can be read with it"
+    "The encoding of a file, if its bytes leave no doubt, and if it reads all of the file"
     with open(path, 'rb') as f: head = f.read(1 << 20)
     wide = wide_encoding(head[:1 << 16])
     if not wide and (recognise(path) or b'\0' in head): return None
@@ -209,16 +221,18 @@ def _reads(path, encoding):
     except (UnicodeError, LookupError): return False
     return True
 
-# %% ../../nbs/engine/corpus.ipynb #289c9747
+# %% ../../nbs/engine/corpus.ipynb #e1af9c68
 def _conversion(path, encoding):
     "The code that writes a file in UTF-8"
-    return f"open('new.txt', 'w', encoding='utf-8').write(open({str(path)!r}, encoding={encoding!r}).read())"
+    old = f'open({str(path)!r}, encoding={encoding!r})'
+    return f"open('new.txt', 'w', encoding='utf-8').write({old}.read())"
 
 def _not_utf8(path):
     "The error for a file that is not UTF-8; with the line of code that mends it if it is certain"
     at, byte = first_invalid_utf8(path)
     size, encoding = os.path.getsize(path), guess_encoding(path)
-    if size - at < 4 and at and not encoding: hint = 'The file seems to be cut off in the middle of a character'
+    if size - at < 4 and at and not encoding:
+        hint = 'The file seems to be cut off in the middle of a character'
     elif encoding is None: hint = 'Find out its encoding, and save it as UTF-8'
     else: hint = f'It looks like {encoding}; if so, convert it: {_conversion(path, encoding)}'
     return ValueError(f'{path} is not UTF-8: byte {at} is 0x{byte:02x}. {hint}')
@@ -227,16 +241,18 @@ def _nul_error(path):
     "The error for a file with NULs: text of two bytes a character, or damage"
     with open(path, 'rb') as f: wide = wide_encoding(f.read(1 << 16))
     if wide and _reads(path, wide):
-        return ValueError(f'{path} is not UTF-8 but {wide}, with NULs in its characters; convert it: {_conversion(path, wide)}')
+        return ValueError(f'{path} is not UTF-8 but {wide}, with NULs in its characters; convert '
+                          f'it: {_conversion(path, wide)}')
     at = n = 0
     with open(path, 'rb') as f:
         for block in iter(lambda: f.read(1 << 20), b''):
             if not n: at += max(0, block.find(0)) if 0 in block else len(block)
             n += block.count(0)
-    return ValueError(f'{path} holds {n:,} NUL characters, the first at byte {at:,}: a text has none, so the file is damaged, or is '
-                      "no text. If the rest is good: open('new.txt', 'wb').write(open(%r, 'rb').read().replace(b'\\0', b''))" % str(path))
+    cure = "open('new.txt', 'wb').write(open(%r, 'rb').read().replace(b'\\0', b''))" % str(path)
+    return ValueError(f'{path} holds {n:,} NUL characters, the first at byte {at:,}: a text has '
+                      f'none, so the file is damaged, or is not text. If the rest is good: {cure}')
 
-# %% ../../nbs/engine/corpus.ipynb #a22f7473
+# %% ../../nbs/engine/corpus.ipynb #1b5e47f0
 def _parsed(line):
     "The value of a text in JSON; None if it is not JSON"
     try: return json.loads(line)
@@ -244,7 +260,8 @@ def _parsed(line):
 
 def _rows_of(head, cut):
     "The first rows of JSON lines, or None"
-    lines = [l for l in head.splitlines()[:-1 if cut and not head.endswith('\n') else None][:20] if l.strip()]
+    lines = [l for l in head.splitlines()[:-1 if cut and not head.endswith('\n') else None][:20]
+             if l.strip()]
     rows = [_parsed(l) if l.lstrip().startswith('{') else None for l in lines]
     return rows if rows and all(isinstance(r, dict) for r in rows) else None
 
@@ -254,16 +271,22 @@ def _csv_fields(head, cut, suffix):
     mark = next((m for m in ',;\t|' if re.fullmatch(_NAMES % (2*(re.escape(m),)), first)), None)
     if suffix in ('.csv', '.tsv') and not mark: mark = max(',;\t|', key=first.count)
     if mark is None or mark not in first: return None
-    try: rows = [row for row in csv.reader(io.StringIO(head), delimiter=mark) if row][:-1 if cut else None]
+    try: rows = [row for row in csv.reader(io.StringIO(head), delimiter=mark) if row]
     except csv.Error: return None
+    if cut: rows.pop()
     alike = len(rows) > 2 and len({len(row) for row in rows[:50]}) == 1
     return rows[0] if rows and (alike or suffix in ('.csv', '.tsv')) else None
 
 _NAMES = r'"?[\w.-][\w .-]{0,40}"?(%s"?[\w.-][\w .-]{0,40}"?)+%s?'
 
+_JSON = re.compile(r'[{[]\s*(["{[\]}]|-?\d+\s*[,\]])')
+_HTML = re.compile(r'(<!--.*?-->\s*)*<(!doctype html|html|head|body|p|div|h\d|span|ul|table)\b',
+                   re.I | re.S)
+_XML = re.compile(r'<\?xml|<[A-Za-z][\w:.-]*(\s[^<>]*)?>')
+
 def structure(
     path, # a file
-) -> tuple: # ('JSON lines', the names of its fields), ('JSON', …), ('CSV', …), ('HTML', …), ('XML', …); (None, ()) for prose
+) -> tuple: # (JSON lines, JSON, CSV, HTML or XML; names of its fields); (None, ()) for prose
     "What kind of structured text a file holds"
     with open(path, 'rb') as f:
         data = f.read(1 << 16)
@@ -273,10 +296,9 @@ def structure(
     start = head.lstrip()[:2000]
     rows = _rows_of(head, cut)
     if rows and (len(rows) > 1 or 'text' in rows[0]): return 'JSON lines', tuple(rows[0])
-    if re.match(r'[{[]\s*(["{[\]}]|-?\d+\s*[,\]])', start) and (cut or _parsed(head) is not None): return 'JSON', _json_fields(head)
-    if re.match(r'(<!--.*?-->\s*)*<(!doctype html|html|head|body)\b', start, re.I | re.S): return 'HTML', ()
-    if start.startswith('<?xml') or re.match(r'<([A-Za-z][\w:.-]*)(\s[^<>]*)?>', start) and re.search(r'</[A-Za-z][\w:.-]*>', head):
-        return ('HTML' if re.match(r'<(!--|p|div|h\d|span|ul|table)\b', start, re.I) else 'XML'), ()
+    if _JSON.match(start) and (cut or _parsed(head) is not None): return 'JSON', _json_fields(head)
+    if _HTML.match(start): return 'HTML', ()
+    if _XML.match(start) and (start.startswith('<?xml') or '</' in head): return 'XML', ()
     names = _csv_fields(head, cut, Path(path).suffix.lower())
     if names: return 'CSV', tuple(names)
     return None, ()
@@ -287,26 +309,29 @@ def _json_fields(head):
     try: return tuple(json.JSONDecoder().raw_decode(head, m.end())[0]) if m else ()
     except ValueError: return ()
 
-# %% ../../nbs/engine/corpus.ipynb #cf3184a3
+# %% ../../nbs/engine/corpus.ipynb #1915fd63
 def _take_out(kind, path, fields):
     "The code that takes the texts out of a structured file"
-    if kind == 'JSON' and not fields: return f"the texts that are in json.load(open({str(path)!r}, encoding='utf-8'))"
-    field = next((f for f in fields if f.lower() in ('text', 'story', 'content', 'body')), next(iter(fields), 'text'))
+    if kind == 'JSON' and not fields:
+        return f"the texts that are in json.load(open({str(path)!r}, encoding='utf-8'))"
+    field = next((f for f in fields if f.lower() in ('text', 'story', 'content', 'body')),
+                 next(iter(fields), 'text'))
     opened = f"open({str(path)!r}, encoding='utf-8')"
     return {'JSON lines': f'[json.loads(line)[{field!r}] for line in {opened}]',
             'JSON': f'[row[{field!r}] for row in json.load({opened})]',
             'CSV': f'[row[{field!r}] for row in csv.DictReader({opened[:-1]}, newline=\'\'))]',
             'HTML': f"[bs4.BeautifulSoup({opened}, 'html.parser').get_text()]",
-            'XML': f"[''.join(xml.etree.ElementTree.parse({str(path)!r}).getroot().itertext())]"}[kind]
+            'XML': f"[''.join(xml.etree.ElementTree.parse({str(path)!r}).getroot().itertext())]",
+            }[kind]
 
 # %% ../../nbs/engine/corpus.ipynb #0df24617
 _mojibake = re.compile('â€|[ÃÂ][\x80-\xbf\u0152-\u0178\u02c6\u02dc\u2013-\u2122]|\ufffd')
 
-# %% ../../nbs/engine/corpus.ipynb #e44079ed
+# %% ../../nbs/engine/corpus.ipynb #d816d933
 @dataclass
 class Notes:
     "What was seen while reading, to be reported once at the end"
-    documents: int = 0
+    documents: int = 0 # that hold text
     mojibake: int = 0 # lines with it
     inline: int = 0 # lines with an end-of-text among other text
     structured: list = field(default_factory=list) # (path, kind, names of fields)
@@ -318,7 +343,8 @@ def _lines(path, notes):
         for line in f:
             if '\0' in line: raise _nul_error(path)
             if '\x1b$' in line and _reads(path, 'iso2022_jp'):
-                raise ValueError(f"{path} is not UTF-8 but ISO-2022-JP; convert it: {_conversion(path, 'iso2022_jp')}")
+                raise ValueError(f"{path} is not UTF-8 but ISO-2022-JP; convert it: "
+                                 f"{_conversion(path, 'iso2022_jp')}")
             if not line.isascii():
                 line = line.replace('\ufeff', '')
                 notes.mojibake += _mojibake.search(line) is not None
@@ -337,7 +363,9 @@ def _json_rows(path):
         for i, line in enumerate(f, 1):
             row = _parsed(line)
             if isinstance(row, dict) and isinstance(row.get('text'), str): yield row['text']
-            elif line.strip(): raise ValueError(f"{path}, line {i}: the lines before are JSON with a text in 'text', and this one is not")
+            elif line.strip():
+                raise ValueError(f"{path}, line {i}: the lines before are JSON with a text in "
+                                 "'text', and this one is not")
 
 def file_documents(
     path, # a file
@@ -359,25 +387,30 @@ def _report(notes, what):
     "Say what looked odd in a text"
     said = []
     if notes.mojibake:
-        said.append(f'{what}: lines with mojibake, such as â€™ where ’ was meant: {notes.mojibake:,}. A model will learn it; '
+        said.append(f'{what}: lines with mojibake, such as â€™ where ’ was meant: '
+                    f'{notes.mojibake:,}. A model will learn it; '
                     "line.encode('cp1252').decode('utf-8') mends most such lines")
     if notes.inline:
-        said.append(f'{what}: lines with {EOT} among other text: {notes.inline:,}. It stays plain text there; '
-                    'only a line of its own ends a document')
+        said.append(f'{what}: lines with {EOT} among other text: {notes.inline:,}. It stays plain '
+                    'text there; only a line of its own ends a document')
     for path, kind, fields in notes.structured[:1]:
         others = len(notes.structured) - 1
-        said.append(f'{path} holds {kind}' + f' (and {others} more files hold such)'*bool(others) + ': a model will learn its marks along with its '
-                    f'words. For the words alone give a list of texts: {_take_out(kind, path, fields)}')
+        said.append(f'{path} holds {kind}' + f' (and {others} more files hold such)'*bool(others)
+                    + ': a model will learn its marks along with its '
+                    f'words. For the words alone give a list of texts: '
+                    f'{_take_out(kind, path, fields)}')
     for message in said: warnings.warn(message, stacklevel=4)
 
-# %% ../../nbs/engine/corpus.ipynb #fdd9d5db
+# %% ../../nbs/engine/corpus.ipynb #cbd0d191
 TOKEN_FILES, RECORD = ('train.tokens', 'valid.tokens'), 'prepared.json'
-RUN_FILES = {'history.jsonl', 'last.pt', 'best.pt', 'model.pth'} # a folder that holds two of them is a run of ours
+RUN_FILES = {'history.jsonl', 'last.pt', 'best.pt',
+             'model.pth'} # a folder that holds two of them is a run of ours
 OWN_FILES = {*TOKEN_FILES, RECORD, *RUN_FILES}
 
 def _is_ours(folder, names):
     "Did slm-scratch write this folder: a run, or prepared tokens?"
-    return len(RUN_FILES & set(names)) > 1 or any(is_token_file(Path(folder)/n) for n in TOKEN_FILES if n in names)
+    return len(RUN_FILES & set(names)) > 1 or any(is_token_file(Path(folder)/n)
+                                                  for n in TOKEN_FILES if n in names)
 
 def _below(folder):
     "The text files below a folder, sorted, and how many files of each other ending there are"
@@ -385,7 +418,8 @@ def _below(folder):
     def fail(e): raise e
     for at, folders, names in os.walk(folder, followlinks=True, onerror=fail):
         real = os.path.realpath(at)
-        if real in seen or Path(at) != Path(folder) and _is_ours(at, names): folders[:], names = [], []
+        ours = Path(at) != Path(folder) and _is_ours(at, names)
+        if real in seen or ours: folders[:], names = [], []
         seen.add(real)
         folders[:] = [f for f in folders if not f.startswith(('.', '__'))]
         for name in names:
@@ -405,26 +439,30 @@ def text_files(
     found, others = _below(path)
     kinds = ', '.join(f'{n} {kind}' for kind, n in others.most_common(4))
     if not found:
-        raise FileNotFoundError(f"the folder '{path}' holds no .txt file" + (f' (but {kinds}: name them in a list)' if others else '; name a file'))
+        hint = f' (but {kinds}: name them in a list)' if others else '; name a file'
+        raise FileNotFoundError(f"the folder '{path}' holds no .txt file" + hint)
     if others:
-        warnings.warn(f"the folder '{path}': {len(found)} .txt are read, other files are left out ({kinds}); a list of files can name them", stacklevel=4)
+        warnings.warn(f"the folder '{path}': {len(found)} .txt are read, other files are left out "
+                      f"({kinds}); a list of files can name them", stacklevel=4)
     return found
 
 def _no_file(path):
     "The error for a path with nothing to read, with a hint at what was meant"
     text = str(path)
     near = difflib.get_close_matches(text, [*CORPORA], 1)
-    if os.path.exists(path): return FileNotFoundError(f"'{path}' is neither a file nor a folder (a pipe or a device?): save the text in a file, and name that")
+    if os.path.exists(path):
+        return FileNotFoundError(f"'{path}' is neither a file nor a folder (a pipe or a device?): "
+                                 'save the text in a file, and name that')
     if '\n' in text or len(text) > 250: hint = 'a text is given as a list: data_path=[text]'
     elif re.match(r'\w+:/', text): hint = 'an address: download it, and name the file'
-    elif glob_sign.search(text): hint = 'a pattern: data_path=sorted(glob.glob(…)) gives the list of the files'
+    elif re.search(r'[*?\[]', text):
+        hint = 'a pattern: data_path=sorted(glob.glob(…)) gives the list of the files'
     elif near: hint = f'did you mean {near[0]!r}?'
     else: hint = 'texts that are always there: ' + ', '.join(map(repr, CORPORA))
-    return FileNotFoundError(f"no file or folder '{text[:100]}' (looked from {os.getcwd()}); {hint}")
+    return FileNotFoundError(
+        f"no file or folder '{text[:100]}' (looked from {os.getcwd()}); {hint}")
 
-glob_sign = re.compile(r'[*?\[]')
-
-# %% ../../nbs/engine/corpus.ipynb #d983c921
+# %% ../../nbs/engine/corpus.ipynb #7e05d7b8
 def check_document(
     value, # what should be a text
     number:int, # its place in the list, from 0
@@ -439,62 +477,75 @@ def check_document(
         fix = f'take the texts out of the rows: [row[{name!r}] for row in rows]'
     elif isinstance(value, (bytes, bytearray)): fix = "decode it: text.decode('utf-8')"
     elif missing: fix = 'a missing value? Leave it out: [t for t in texts if isinstance(t, str)]'
-    elif isinstance(value, (list, tuple, np.ndarray)): fix = 'a document is one text: join its pieces, or put all documents into one list'
+    elif isinstance(value, (list, tuple, np.ndarray)):
+        fix = 'a document is one text: join its pieces, or put all documents into one list'
     elif isinstance(value, TokenSet): fix = 'give a pair (train, valid) of them, or texts'
     else: fix = 'give a list of texts'
     shown = repr(value)
-    raise TypeError(f'{what}: entry {number} is {kind} ({shown[:40]}{"…"*(len(shown) > 40)}), where a text (str) is needed; {fix}')
+    raise TypeError(f'{what}: entry {number} is {kind} ({shown[:40]}{"…"*(len(shown) > 40)}), '
+                    f'where a text (str) is needed; {fix}')
 
 def as_list(
     value, # whatever was given for texts
     what:str='data_path', # the name of the argument
 ) -> list: # its entries
-    "The entries of a list, an array, a column of a table or a generator; raises `TypeError` for what has no entries in order"
+    "The entries of a list, array, column or generator; raises `TypeError` for what is not in order"
+    def bad(kind): return TypeError(f'{what} is {kind}')
     if hasattr(value, 'columns') and hasattr(value, 'iloc'):
-        raise TypeError(f'{what} is a table ({type(value).__name__}); name its column of texts: list(table[{str(list(value.columns)[0])!r}])')
-    if isinstance(value, dict): raise TypeError(f'{what} is a dict with {list(value)[:3]}; give the list of its texts, such as list(d.values())')
-    if isinstance(value, (set, frozenset)): raise TypeError(f'{what} is a set, which has no order; give sorted(texts)')
-    if isinstance(value, io.IOBase): raise TypeError(f'{what} is an open file; give its name ({getattr(value, "name", None)!r})')
-    if isinstance(value, (bytes, bytearray)): raise TypeError(f'{what} is bytes; give a list of texts: [data.decode("utf-8")]')
+        first = str(list(value.columns)[0])
+        raise bad(f'a table ({type(value).__name__}); name its column: list(table[{first!r}])')
+    if isinstance(value, dict):
+        raise bad(f'a dict with {list(value)[:3]}; give the list of its texts: list(d.values())')
+    if isinstance(value, (set, frozenset)): raise bad('a set, which has no order; give '
+                                                      'sorted(texts)')
+    if isinstance(value, io.IOBase):
+        raise bad(f'an open file; give its name ({getattr(value, "name", None)!r})')
+    if isinstance(value, (bytes, bytearray)):
+        raise bad('bytes; give a list of texts: [data.decode("utf-8")]')
     if isinstance(value, np.ndarray): value = value.tolist() if value.ndim else [value.item()]
     try: return list(value)
-    except TypeError: raise TypeError(f'{what}={value!r} is {type(value).__name__}; give a path, the name of a corpus, or a list of texts') from None
+    except TypeError:
+        raise TypeError(f'{what}={value!r} is {type(value).__name__}; give a path, the name of a '
+                        'corpus, or a list of texts') from None
 
-# %% ../../nbs/engine/corpus.ipynb #64bc2d06
+# %% ../../nbs/engine/corpus.ipynb #444db02c
 _FILE_NAME = re.compile(r'[^\n]{1,300}\.(txt|text|md|rst|jsonl?|csv|tsv|html?|xml|tex|py)', re.I)
 
 def _named(entry, there=os.path.isfile):
-    "The path that an entry of a list names if it is there; else None. (Names read from a file end in a line break.)"
+    "The path that an entry names if it is there, without a line break at its end; or None"
     if isinstance(entry, os.PathLike): return as_path(entry, 'data_path')
     if not isinstance(entry, str) or len(entry) > 1000: return None
     try: path = as_path(entry.strip('\r\n'))
     except ValueError: return None
-    return path if there(path) else None
+    return path if there(str(path)) else None
 
 def _paths_in(entries):
     "The paths that a list holds; None if it holds texts. Raises `ValueError` for a mixture"
     here = [_named(e) for e in entries]
     paths = [p or _named(e, os.path.exists) for p, e in zip(here, entries)]
-    paths = [p or isinstance(e, str) and _FILE_NAME.fullmatch(e.strip('\r\n')) and as_path(e.strip('\r\n'))
-             for p, e in zip(paths, entries)]
+    paths = [p or _named(e, _FILE_NAME.fullmatch) for p, e in zip(paths, entries)]
     if all(paths): return paths
     if not any(here): return None
-    i, j = next(i for i, p in enumerate(here) if p), paths.index(next(p for p in paths if not p))
+    i = next(i for i, p in enumerate(here) if p)
+    j = next(i for i, p in enumerate(paths) if not p)
     check_document(entries[j], j)
-    raise ValueError(f'data_path: entry {i} is a file ({str(entries[i])[:60]!r}), and entry {j} is not '
-                     f'({str(entries[j])[:60]!r}); give files or texts, not both')
+    a, b = (str(entries[n])[:60] for n in (i, j))
+    raise ValueError(f'data_path: entry {i} is a file ({a!r}), and entry {j} is not ({b!r}); '
+                     'give files or texts, not both')
 
-# %% ../../nbs/engine/corpus.ipynb #2d0cff49
+# %% ../../nbs/engine/corpus.ipynb #c3cdeea4
 CORPORA = { # name → what it is
     'tales': 'stories that a grammar writes, with known entropy (made here, no download)',
-    'python': "the source of Python's own library, a file a document (on this machine, no download)",
+    'python': "the source of Python's own library (on this machine, no download)",
     'shakespeare': 'plays of Shakespeare (download, 1.1 MB)',
-    'tinystories': 'TinyStories, written by GPT-4 (Eldan and Li 2023, arXiv 2305.07759; download, 2.2 GB)',
+    'tinystories': 'TinyStories, written by GPT-4 (Eldan and Li 2023, arXiv 2305.07759; download, '
+                   '2.2 GB)',
     'tinystories-valid': 'the validation part of TinyStories (download, 22 MB)'}
 
 _STORIES = 'https://huggingface.co/datasets/roneneldan/TinyStories/resolve/main/TinyStoriesV2-GPT4-'
 DOWNLOADS = { # name → where it comes from, unless the variable SLM_SCRATCH_<NAME>_URL is set
-    'shakespeare': 'https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt',
+    'shakespeare': 'https://raw.githubusercontent.com/karpathy/char-rnn/master/data/'
+                   'tinyshakespeare/input.txt',
     'tinystories': _STORIES + 'train.txt', 'tinystories-valid': _STORIES + 'valid.txt'}
 
 def url_variable(
@@ -503,11 +554,12 @@ def url_variable(
     "The environment variable that overrides where a corpus comes from"
     return f'SLM_SCRATCH_{name.upper().replace("-", "_")}_URL'
 
-def cache_folder() -> Path:
+def cache_folder() -> Path: # `~` replaced
     "Where downloads are kept: `$SLM_SCRATCH_CACHE`, by default `~/.cache/slm-scratch`"
-    return as_path(os.environ.get('SLM_SCRATCH_CACHE') or '~/.cache/slm-scratch', 'SLM_SCRATCH_CACHE')
+    return as_path(os.environ.get('SLM_SCRATCH_CACHE') or '~/.cache/slm-scratch',
+                   'SLM_SCRATCH_CACHE')
 
-# %% ../../nbs/engine/corpus.ipynb #e0b537a3
+# %% ../../nbs/engine/corpus.ipynb #09a32769
 def _size_of(url):
     "How many bytes the server announces; None if it does not say"
     request = urllib.request.Request(url, method='HEAD', headers={'User-Agent': 'slm-scratch'})
@@ -523,7 +575,7 @@ def download(
     path, # where it is put
     progress:bool=True, # show a bar?
 ) -> Path: # `path`
-    "Bring a file here: it appears at `path` whole or not at all. Raises `ConnectionError`, or `OSError` for a full disk"
+    "Bring a file to `path`, whole or not at all. Raises `ConnectionError`, `OSError` (full disk)"
     path = as_path(path)
     part = temporary_name(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -532,7 +584,8 @@ def download(
         due = _size_of(url)
         torch.hub.download_url_to_file(url, str(part), progress=progress)
         have = part.stat().st_size
-        if not have or due not in (None, have): raise ConnectionError(f'{have:,} bytes came' + f' of {due:,}'*(due is not None))
+        if not have or due not in (None, have):
+            raise ConnectionError(f'{have:,} bytes came' + f' of {due:,}'*(due is not None))
         os.replace(part, path)
     except (OSError, http.client.HTTPException, ValueError) as e:
         if getattr(e, 'errno', None) in (errno.ENOSPC, errno.EDQUOT): raise
@@ -541,15 +594,16 @@ def download(
     return path
 
 def _remove_dead(path, name):
-    "Remove an unfinished download of `name` by a process that is gone: our temporary file, or the part that torch wrote"
-    m = re.fullmatch(re.escape(name) + r'\.(\d+)' + re.escape(TMP) + r'(\.[0-9a-f]{32}\.partial)?', path.name)
+    "Remove an unfinished download of `name` by a dead process: our temporary file, or torch's"
+    m = re.fullmatch(re.escape(name) + r'\.(\d+)' + re.escape(TMP) + r'(\.[0-9a-f]{32}\.partial)?',
+                     path.name)
     if m and path.is_file() and not is_running(int(m[1])): path.unlink()
 
-# %% ../../nbs/engine/corpus.ipynb #ef3b5e3c
+# %% ../../nbs/engine/corpus.ipynb #97f923f2
 def corpus_file(
     name:str, # 'shakespeare', 'tinystories' or 'tinystories-valid'
     folder=None, # where to keep it; None: `cache_folder()`
-    url:str=None, # where it comes from; None: the variable of `url_variable(name)`, else the original
+    url:str=None, # where it comes from; None: what `url_variable(name)` says, or the original
     progress:bool=True, # show a bar?
 ) -> Path: # the text file
     "A corpus that is downloaded on the first call; raises `ConnectionError`"
@@ -558,10 +612,12 @@ def corpus_file(
     if path.exists(): return path
     try: return download(url, path, progress)
     except ConnectionError as e:
-        raise ConnectionError(f'{e}; set {url_variable(name)} to a copy, or save the text as {path}') from e.__cause__
+        hint = f'set {url_variable(name)} to a copy, or save the text as {path}'
+        raise ConnectionError(f'{e}; {hint}') from e.__cause__
 
-# %% ../../nbs/engine/corpus.ipynb #56aa9a77
-_NOT_LIBRARY = {'site-packages', 'dist-packages', '__pycache__', 'test', 'tests', 'idle_test', 'lib2to3'}
+# %% ../../nbs/engine/corpus.ipynb #84cebe43
+_NOT_LIBRARY = {'site-packages', 'dist-packages', '__pycache__', 'test', 'tests', 'idle_test',
+                'lib2to3'}
 
 def library_files() -> list: # Paths, sorted
     "The `.py` files of Python's own library, without its tests and without installed packages"
@@ -570,49 +626,64 @@ def library_files() -> list: # Paths, sorted
         folders[:] = [f for f in folders if f not in _NOT_LIBRARY]
         found += [Path(at)/name for name in names if name.endswith('.py')]
     if not found:
-        raise FileNotFoundError(f"'python': the source of Python's library is not in {folder}; take another corpus")
+        raise FileNotFoundError(f"'python': the source of Python's library is not in {folder}; "
+                                f"take another corpus")
     return sorted(found, key=lambda p: p.relative_to(folder).as_posix())
 
 def _source_code(path, notes):
     "A file of Python as one document, in the encoding that its first lines declare"
     with tokenize.open(path) as f: yield f.read()
 
-# %% ../../nbs/engine/corpus.ipynb #0a671490
+# %% ../../nbs/engine/corpus.ipynb #90769944
 @dataclass
 class Source:
     "Documents, wherever they come from"
     name: str # of the run's folder
     size: int = None # bytes of text, if known before reading
-    def documents(self, tokenizer=None): raise NotImplementedError # an iterator of str, none of them blank
-    def fingerprint(self, known=None): raise NotImplementedError # 32 hex digits, and the stamps of the files
+    def documents(self,
+        tokenizer=None, # for tokens whose vocabulary is not beside them
+    ): # an iterator of str
+        "The documents, none of them blank"
+        raise NotImplementedError
+    def fingerprint(self,
+        known:dict=None, # stamps of an earlier call
+    ) -> tuple: # 32 hex digits, and the stamps of the files
+        "What tells these documents from others"
+        raise NotImplementedError
 
 @dataclass
 class TextList(Source):
     "Texts in memory"
-    texts: list = None
-    def documents(self, tokenizer=None): return (t for t in self.texts if t.strip())
-    def fingerprint(self, known=None): return fingerprint_of(self.texts), {}
+    texts: list = None # of str
+    def documents(self, tokenizer=None): # not used
+        return (t for t in self.texts if t.strip())
+    def fingerprint(self, known=None): # not used
+        return fingerprint_of(self.texts), {}
 
 @dataclass
 class Tales(Source):
     "Stories of the grammar: `n` for training, and some for validation"
-    n: int = 10_000
-    seed: int = 0
-    valid_fraction: float = .05
+    n: int = 10_000 # for training
+    seed: int = 0 # another seed, other stories
+    valid_fraction: float = .05 # of `n`
     @property
-    def n_valid(self): return max(20, round(self.n*self.valid_fraction))
-    def splits(self): return tales(self.n, self.seed), tales(self.n_valid, self.seed, 'valid')
-    def documents(self, tokenizer=None):
+    def n_valid(self): # int
+        "How many stories are for validation"
+        return max(20, round(self.n*self.valid_fraction))
+    def splits(self):
+        "The stories for training, and those for validation"
+        return tales(self.n, self.seed), tales(self.n_valid, self.seed, 'valid')
+    def documents(self, tokenizer=None): # not used
         for split, n in (('train', self.n), ('valid', self.n_valid)):
             for i in range(n): yield _tale(self.seed, split, i).text
-    def fingerprint(self, known=None):
+    def fingerprint(self, known=None): # not used
         grammar = importlib.resources.files('slm_scratch')/'assets'/'tales.json'
         few = [t.text for t in tales(5, self.seed)]
         return fingerprint_of('tales', self.n, grammar.read_text(encoding='utf-8'), few), {}
 
-# %% ../../nbs/engine/corpus.ipynb #b2ac3d9b
+# %% ../../nbs/engine/corpus.ipynb #d0aaf633
 def _is_settled(changed, now):
-    "Would a later change show in the time of change? Both in ns; some file systems count in steps of 2 s"
+    "Would a later change show in the time (ns)? Some file systems count in steps of 2 s"
     return changed < now - (100_000_000 if changed % 1_000_000_000 else 2_000_000_000)
 
 def _hash_file(path):
@@ -626,26 +697,28 @@ def stamp_files(
     files, # Paths
     known:dict=None, # stamps of an earlier call
 ) -> dict: # absolute path → [size, time of change in ns or None, hash]
-    "What tells whether files have changed; only files whose size or time differ from `known` are read"
+    "What tells if files have changed; only files whose size or time differ from `known` are read"
     stamps = {}
     for path in files:
         name, now, stat = os.path.realpath(path), time.time_ns(), os.stat(path)
         old = (known or {}).get(name)
         if old and old[:2] == [stat.st_size, stat.st_mtime_ns]: stamps[name] = old
-        else: stamps[name] = [stat.st_size, stat.st_mtime_ns if _is_settled(stat.st_mtime_ns, now) else None, _hash_file(path)]
+        else:
+            changed = stat.st_mtime_ns if _is_settled(stat.st_mtime_ns, now) else None
+            stamps[name] = [stat.st_size, changed, _hash_file(path)]
     return stamps
 
-# %% ../../nbs/engine/corpus.ipynb #81a2829a
+# %% ../../nbs/engine/corpus.ipynb #be553cf6
 @dataclass
 class TextFiles(Source):
     "Files of text, read one after the other"
-    files: list = None
+    files: list = None # Paths
     read: object = file_documents # one file → its documents
     def __post_init__(self): self.size = sum(os.path.getsize(p) for p in self.files)
-    def fingerprint(self, known=None):
+    def fingerprint(self, known=None): # stamps of an earlier call
         stamps = stamp_files(self.files, known)
         return fingerprint_of([stamps[os.path.realpath(p)][2] for p in self.files]), stamps
-    def documents(self, tokenizer=None):
+    def documents(self, tokenizer=None): # not used
         notes = Notes()
         for path in self.files:
             for doc in self.read(path, notes):
@@ -656,39 +729,54 @@ class TextFiles(Source):
         if not notes.documents: raise ValueError(f'{what} is empty: there is no text to learn from')
         _report(notes, what)
 
-# %% ../../nbs/engine/corpus.ipynb #6ccc529e
+# %% ../../nbs/engine/corpus.ipynb #775689ac
 @dataclass
 class TokenFiles(Source):
     "Documents that are tokens already: one set, or the pair for training and validation"
     sets: list = None # paths of token files, or `TokenSet`s
     @property
-    def folder(self): return Path(self.sets[0]).parent if not isinstance(self.sets[0], TokenSet) else None
-    def open(self, tokenizer=None, ram_limit=RAM_LIMIT):
-        "The `TokenSet`s; raises `ValueError` if they were made with another vocabulary than `tokenizer`'s"
-        sets = [s if isinstance(s, TokenSet) else TokenSet.load(s, None, ram_limit) for s in self.sets]
+    def folder(self): # Path
+        "Where the files are; None for sets in memory"
+        return None if isinstance(self.sets[0], TokenSet) else Path(self.sets[0]).parent
+    def open(self,
+        tokenizer=None, # whose tokens they must be
+        ram_limit:int=RAM_LIMIT, # bytes of tokens: a larger file is mapped, not read
+    ) -> tuple: # one or two `TokenSet`s
+        "The `TokenSet`s; raises `ValueError` if their vocabulary is not `tokenizer`'s"
+        sets = [s if isinstance(s, TokenSet) else TokenSet.load(s, None, ram_limit)
+                for s in self.sets]
         for s, name in zip(sets, self.sets):
-            if tokenizer is not None: s.check_vocabulary(tokenizer, 'data_path' if isinstance(name, TokenSet) else name)
+            if tokenizer is None: continue
+            s.check_vocabulary(tokenizer, name if self.folder else 'data_path')
         return tuple(sets)
-    def documents(self, tokenizer=None):
+    def documents(self, tokenizer=None): # tried before the vocabulary beside the tokens
         for s in self.open():
             tok = self.vocabulary(s, tokenizer)
             for i in range(s.n_documents): yield tok.decode(s.document(i).tolist())
-    def fingerprint(self, known=None): return fingerprint_of([s.fingerprint for s in self.open()]), {}
+    def fingerprint(self, known=None): # not used
+        return fingerprint_of([s.fingerprint for s in self.open()]), {}
 
-    def vocabulary(self, data, tokenizer=None):
+    def vocabulary(self,
+        data:TokenSet, # one of the sets
+        tokenizer=None, # tried first
+    ): # a `Tokenizer`
         "The tokenizer that the set was written with; raises `ValueError` if it is not here"
         kept = tokenizer or stored_tokenizer(self.folder) if self.folder else tokenizer
         if kept is None and data.info['vocabulary_name'] == 'gpt2': kept = Tokenizer.gpt2()
         if kept is not None and kept.fingerprint == data.info['vocabulary']: return kept
         where = self.sets[0] if self.folder else 'data_path'
-        raise ValueError(f'{where} holds tokens of the vocabulary {data.info["vocabulary_name"]!r} ({data.info["vocab_size"]:,} tokens), which is not '
-                         'beside them: give the tokenizer that they were made with, or name the text')
+        name, size = data.info['vocabulary_name'], data.info['vocab_size']
+        raise ValueError(f'{where} holds tokens of the vocabulary {name!r} ({size:,} tokens), '
+                         'which is not beside them: give the tokenizer that they were made with, '
+                         'or name '
+                         'the text')
 
-# %% ../../nbs/engine/corpus.ipynb #dc26b525
+# %% ../../nbs/engine/corpus.ipynb #d0ec49cb
 def _pair_at(path):
-    "The two token files that a path names: a prepared folder, the folder of a run, or a `train.tokens`; None for other paths"
+    "The two files of a prepared folder, of a run, or beside a `train.tokens`; None for other paths"
+    def holds_text(): return any(p.suffix.lower() == '.txt' and p.is_file() for p in path.iterdir())
     if path.name == 'train.tokens': folders = [path.parent]
-    elif os.path.isdir(path) and not any(p.suffix.lower() == '.txt' for p in path.iterdir() if p.is_file()): folders = [path, path/'data']
+    elif os.path.isdir(path) and not holds_text(): folders = [path, path/'data']
     else: return None
     pairs = ([folder/name for name in TOKEN_FILES] for folder in folders)
     return next((pair for pair in pairs if all(map(is_token_file, pair))), None)
@@ -706,13 +794,18 @@ def _resolve_list(value):
     entries = as_list(value)
     if not entries: raise ValueError('data_path is empty: a list without texts; give at least one')
     if all(isinstance(e, TokenSet) for e in entries):
-        if len(entries) > 2: raise ValueError(f'data_path holds {len(entries)} TokenSets; give the pair (train, valid), or one that is to be split')
+        if len(entries) > 2:
+            raise ValueError(f'data_path holds {len(entries)} TokenSets; give the pair (train, '
+                             'valid), or one that is to be split')
         return TokenFiles('data', sets=entries)
     if all(isinstance(e, str) and e in CORPORA for e in entries):
-        raise ValueError(f'data_path is a list with the name of a corpus; give the name alone: {entries[0]!r}')
-    if paths := _paths_in(entries): return TextFiles('data', files=[f for p in paths for f in text_files(p)])
+        raise ValueError(f'data_path is a list with the name of a corpus; give the name alone: '
+                         f'{entries[0]!r}')
+    paths = _paths_in(entries)
+    if paths: return TextFiles('data', files=[f for p in paths for f in text_files(p)])
     texts = [check_document(e, i) for i, e in enumerate(entries)]
-    if not any(t.strip() for t in texts): raise ValueError(f'data_path is empty: none of its {len(texts)} texts holds a word')
+    if not any(t.strip() for t in texts):
+        raise ValueError(f'data_path is empty: none of its {len(texts)} texts holds a word')
     return TextList('data', texts=texts)
 
 def resolve(
@@ -724,16 +817,18 @@ def resolve(
 ) -> Source: # what has the documents
     "What `data_path` means. A str is the name of a corpus or a path, a `Path` always a path"
     if not isinstance(data_path, (str, os.PathLike)): return _resolve_list(data_path)
-    if data_path == '': raise ValueError("data_path is empty; name a text or a folder ('.' is this one)")
+    if data_path == '':
+        raise ValueError("data_path is empty; name a text or a folder ('.' is this one)")
     if isinstance(data_path, str) and data_path in CORPORA:
         if Path(data_path).exists():
-            warnings.warn(f'{data_path!r} is the corpus of that name; write {"./" + data_path!r} for the file or folder', stacklevel=3)
-        if data_path == 'tales': return Tales('tales', n=n_tales, seed=seed, valid_fraction=valid_fraction)
-        if data_path == 'python': return TextFiles('python', files=library_files(), read=_source_code)
+            warnings.warn(f'{data_path!r} is the corpus of that name; write {"./" + data_path!r} '
+                          f'for the file or folder', stacklevel=3)
+        if data_path == 'tales': return Tales('tales', None, n_tales, seed, valid_fraction)
+        if data_path == 'python': return TextFiles('python', None, library_files(), _source_code)
         return TextFiles(data_path, files=[corpus_file(data_path, progress=progress)])
     return _resolve_path(as_path(data_path, 'data_path'))
 
-# %% ../../nbs/engine/corpus.ipynb #9e71976a
+# %% ../../nbs/engine/corpus.ipynb #e1b119d8
 def data_name(
     data_path, # what `prepare` takes
 ) -> str: # 'tales', the stem of a file, the name of a folder; 'data' for lists
@@ -748,7 +843,7 @@ def read_texts(
     data_path, # name of a corpus, path of a file or folder, or list of texts or files
     tokenizer=None, # for tokens: their vocabulary, if it is not kept beside them
 ): # an iterator of documents (str), in the order of the files
-    "The documents of any data, one at a time; raises if there is no text, or what is there is not text"
+    "The documents of any data, one at a time; raises if there are none, or if it is not text"
     return resolve(data_path).documents(tokenizer)
 
 def vocabulary_texts(
@@ -769,13 +864,13 @@ def text_fingerprint(
     "A hash of every byte of the data: it tells whether a text has changed"
     return resolve(data_path).fingerprint()[0]
 
-# %% ../../nbs/engine/corpus.ipynb #a601f182
+# %% ../../nbs/engine/corpus.ipynb #47c31697
 def validation_split(
     hashes:np.ndarray, # (n,) uint64, a hash of each document's text
     fraction:float, # share to hold out
     sizes:np.ndarray=None, # (n,) bytes of each document; None: all alike
 ) -> np.ndarray: # (n,) bool, True if a document is held out
-    "Hold out the documents with the smallest hashes, as long as they fit the share: equal texts stay together, order does not matter"
+    "Hold out the documents with the smallest hashes that fit the share; equal texts stay together"
     n = len(hashes)
     sizes = np.ones(n, np.int64) if sizes is None else np.asarray(sizes)
     k, share = max(1, min(round(n*fraction), n - 1)), fraction*sizes.sum()
@@ -786,7 +881,7 @@ def validation_split(
     return np.isin(place, picked)
 
 def _fitting(weight, copies, k, share):
-    "Numbers of texts, in order, until `k` documents are held out: none too large for the share, one left for training"
+    "Numbers of texts until `k` documents are held out: none too large, one left for training"
     picked, n, held, most = [], 0, 0, max(share, min(2*share, weight.sum()/2))
     for i in np.flatnonzero(weight <= share):
         if n >= k or len(picked) == len(weight) - 1: break
@@ -795,54 +890,61 @@ def _fitting(weight, copies, k, share):
         n, held = n + copies[i], held + weight[i]
     return picked
 
-# %% ../../nbs/engine/corpus.ipynb #833d1dd2
+# %% ../../nbs/engine/corpus.ipynb #1f7d3559
 def split_tail(
     docs:list, # a few documents
     fraction:float, # share of their characters to hold out
 ) -> list: # the documents, the tail of the longest of them moved to the end
-    "If no whole document can be spared: cut the longest one near its end, at a line break or else a space"
+    "If no document can be spared: cut the longest one near its end, at a line break or a space"
     i = max(range(len(docs)), key=lambda i: len(docs[i]))
     text = docs[i]
     cut = len(text) - max(1, round(fraction*sum(map(len, docs))))
     cut = text.rfind('\n', len(text)//2, cut) + 1 or text.rfind(' ', len(text)//2, cut) + 1 or cut
     head, tail = text[:cut].strip('\n'), text[cut:].strip('\n')
     if not head.strip() or not tail.strip():
-        raise ValueError(f'a text of {len(text):,} characters is too short to hold some of it out for validation; give a longer one')
+        raise ValueError(f'a text of {len(text):,} characters is too short to hold some of it out '
+                         f'for validation; give a longer one')
     return docs[:i] + [head] + docs[i+1:] + [tail]
 
-# %% ../../nbs/engine/corpus.ipynb #527f5e70
+# %% ../../nbs/engine/corpus.ipynb #d9ee5e8e
 def _check_shares(rows, valid, fraction):
     "Warn if validation takes the larger part, or if most of the text is copies"
     total, held = int(rows['bytes'].sum()), int(rows['bytes'][valid].sum())
     if held > total - held and fraction <= .5:
-        warnings.warn(f'validation takes {held:,} of {total:,} bytes, though {fraction:.0%} were asked for: the text has too few different documents. '
+        warnings.warn(f'validation takes {held:,} of {total:,} bytes, though {fraction:.0%} were '
+                      f'asked for: the text has too few different documents. '
                       'Split long documents, or give a prepared pair', stacklevel=4)
     _, first = np.unique(rows['hash'], return_index=True)
     copied = total - int(rows['bytes'][first].sum())
     if copied > total/2 and len(rows) > 2:
-        warnings.warn(f'{len(rows) - len(first):,} of {len(rows):,} documents are copies of others, {copied/total:.0%} of the text: a model learns '
+        warnings.warn(f'{len(rows) - len(first):,} of {len(rows):,} documents are copies of '
+                      f'others, {copied/total:.0%} of the text: a model learns '
                       'them by heart. Without copies: list(dict.fromkeys(texts))', stacklevel=4)
 
-# %% ../../nbs/engine/corpus.ipynb #5d6e89da
+# %% ../../nbs/engine/corpus.ipynb #917d01ea
 _RECORD_FORMAT = 'slm-scratch prepared 1'
 
 def _read_record(folder):
     "What is known of a prepared folder; {} if there is none"
     try: record = json.loads((folder/RECORD).read_bytes())
     except (OSError, ValueError, TypeError): return {}
-    known = isinstance(record, dict) and record.get('format') == _RECORD_FORMAT
-    return record if known and isinstance(record.get('tokens'), dict) and isinstance(record.get('sources'), dict) else {}
+    if not isinstance(record, dict) or record.get('format') != _RECORD_FORMAT: return {}
+    whole = all(isinstance(record.get(part), dict) for part in ('tokens', 'sources'))
+    return record if whole else {}
 
 def _refuse_foreign(folder):
     "Raise `FileExistsError` if a file that somebody else wrote has one of our names"
     for name in (*TOKEN_FILES, RECORD):
         path = folder/name
-        if path.is_file() and (not path.stat().st_size or _head_of(path).startswith(b'{"format": "slm-scratch ')): continue
-        if os.path.lexists(path):
-            raise FileExistsError(errno.EEXIST, f'{path} was not written by slm-scratch, so it stays as it is; take another out_dir, or move it away')
+        if os.path.lexists(path) and not _is_empty_or_ours(path):
+            raise FileExistsError(errno.EEXIST, f'{path} was not written by slm-scratch, so it '
+                                  'stays as it is; take another out_dir, or move it away')
 
-def _head_of(path):
-    with open(path, 'rb') as f: return f.read(30)
+def _is_empty_or_ours(path):
+    "May this file be replaced? An empty one holds nobody's work"
+    if not os.path.isfile(path): return False
+    with open(path, 'rb') as f: head = f.read(30)
+    return not head or head.startswith(b'{"format": "slm-scratch ')
 
 def stored_tokenizer(
     folder, # where token files were prepared
@@ -851,13 +953,13 @@ def stored_tokenizer(
     state = _read_record(as_path(folder, 'folder')).get('vocabulary')
     return Tokenizer.from_state(state) if state else None
 
-# %% ../../nbs/engine/corpus.ipynb #d40d3eb2
+# %% ../../nbs/engine/corpus.ipynb #26a207d4
 def _stamp(path):
     stat = os.stat(path)
     return [stat.st_size, stat.st_mtime_ns]
 
 def _checked(path, record):
-    "The header of a token file, whose contents are read only if its stamp differs; raises `ValueError` for a damaged one"
+    "The header of a token file, which is read whole if its stamp differs; `ValueError` if damaged"
     if record.get('tokens', {}).get(path.name) != _stamp(path): return verify_tokens(path)
     with open(path, 'rb') as f: return _read_header(f, path)
 
@@ -873,12 +975,14 @@ def _keep_record(folder, old, **new):
     if json.loads(line) == old: return
     with atomic_write(folder/RECORD) as f: f.write(line.encode())
 
-# %% ../../nbs/engine/corpus.ipynb #0b236b69
+# %% ../../nbs/engine/corpus.ipynb #f528c23a
 def _load_documents(source, tokenizer, fraction):
-    "The documents, which of them are validation (None: not known yet), and the bits of each (None: not known)"
+    "The documents, which are validation (None: not known yet), the bits of each (None: not known)"
     if isinstance(source, Tales):
         train, valid = source.splits()
-        return [t.text for t in train + valid], np.arange(len(train + valid)) >= len(train), np.array([t.bits for t in train + valid])
+        every = train + valid
+        held = np.arange(len(every)) >= len(train)
+        return [t.text for t in every], held, np.array([t.bits for t in every])
     docs = source.documents(tokenizer)
     few = list(islice(docs, math.ceil(1/fraction)))
     if not few: raise ValueError('there are no documents to prepare')
@@ -887,9 +991,10 @@ def _load_documents(source, tokenizer, fraction):
     return few, np.arange(len(few)) == len(few) - 1, None
 
 def _write_pair(source, tokenizer, folder, fraction, seed, key, progress):
-    "Encode all documents once into a temporary file, choose, then write each side; two files in memory without `folder`"
+    "Encode all documents once, choose, then write each side (in memory without `folder`)"
     docs, valid, bits = _load_documents(source, tokenizer, fraction)
-    bar = tqdm(total=source.size, unit='B', unit_scale=True, desc='encoding', delay=1, leave=False, disable=not progress)
+    bar = tqdm(total=source.size, unit='B', unit_scale=True, desc='encoding', delay=1, leave=False,
+               disable=not progress)
     with (tempfile.TemporaryFile(dir=folder) if folder else io.BytesIO()) as spool, bar:
         rows = encode_documents(docs, tokenizer, spool, seed, bar)
         if valid is None: valid = validation_split(rows['hash'], fraction, rows['bytes'])
@@ -897,24 +1002,27 @@ def _write_pair(source, tokenizer, folder, fraction, seed, key, progress):
         if bits is None: bits = np.full(len(rows), np.nan)
         made = [folder/name for name in TOKEN_FILES] if folder else [io.BytesIO(), io.BytesIO()]
         for file, pick in zip(made, (~valid, valid)):
-            with atomic_write(file) if folder else nullcontext(file) as f: _pour(f, spool, rows, bits, pick, tokenizer, key=key)
+            with atomic_write(file) if folder else nullcontext(file) as f:
+                _pour(f, spool, rows, bits, pick, tokenizer, key=key)
             if folder: _set_back(file)
             else: file.seek(0)
     return made
 
 def _set_back(path):
-    "Set the time of a file that was just written back by three seconds, so that any later change shows"
+    "Set the time of a new file back by three seconds, so that any later change shows"
     now = time.time_ns()
     os.utime(path, ns=(now, now - 3_000_000_000))
 
-# %% ../../nbs/engine/corpus.ipynb #b7269249
+# %% ../../nbs/engine/corpus.ipynb #fd63ccb3
 def _check_settings(valid_fraction, seed, n_tales):
     "The settings of `prepare` as Python's numbers; raises `ValueError`"
     fraction, seed, n_tales = map(as_number, (valid_fraction, seed, n_tales))
     if not is_real(fraction) or not 0 < fraction < 1:
-        raise ValueError(f'valid_fraction is {valid_fraction!r}; it must lie between 0 and 1, such as 0.05')
-    if not is_whole(seed, 0): raise ValueError(f'seed is {seed!r}; it must be a whole number, 0 or more')
-    if not is_whole(n_tales, 1): raise ValueError(f'n_tales is {n_tales!r}; it must be a whole number, 1 or more')
+        raise ValueError(f'valid_fraction is {valid_fraction!r}; it must lie between 0 and 1, '
+                         'such as 0.05')
+    for name, value, low in (('seed', seed, 0), ('n_tales', n_tales, 1)):
+        if not is_whole(value, low):
+            raise ValueError(f'{name} is {value!r}; it must be a whole number, {low} or more')
     return fraction, seed, n_tales
 
 def _prepared_pair(source, tokenizer, ram_limit):
@@ -937,10 +1045,10 @@ def _prepare_folder(source, tokenizer, folder, fraction, seed, progress):
     vocabulary = None if tokenizer.name == 'gpt2' else tokenizer.state()
     try: _keep_record(folder, record, sources=stamps, vocabulary=vocabulary)
     except OSError:
-        if not current: raise # a folder that can only be read is fine as long as nothing has changed
+        if not current: raise # a folder that can only be read is fine while nothing has changed
 
 def prepare(
-    data_path, # a name in `CORPORA`, a text file, a folder, a list of texts or of files, a token file, or a prepared folder
+    data_path, # a name in `CORPORA`, a text file or folder, a list of texts or files, or tokens
     tokenizer, # the `Tokenizer`
     out_dir=None, # where to keep `train.tokens` and `valid.tokens`; None keeps them in RAM alone
     valid_fraction:float=.05, # share of the text to hold out
@@ -949,7 +1057,7 @@ def prepare(
     ram_limit:int=RAM_LIMIT, # bytes of tokens: a larger file is mapped, not read
     progress:bool=True, # show a bar when it takes longer than a second?
 ) -> tuple: # (train, valid), two `TokenSet`s
-    "Text to tokens, split by document; reused from `out_dir` while text, vocabulary and settings are the same"
+    "Text to tokens, split by document; reused from `out_dir` while nothing has changed"
     fraction, seed, n_tales = _check_settings(valid_fraction, seed, n_tales)
     folder = None if out_dir is None else as_path(out_dir, 'out_dir')
     source = resolve(data_path, n_tales, seed, fraction, progress)
