@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from slm_scratch.data import TokenSet, prepare, tales
+from slm_scratch.data import TokenSet, tales
 from slm_scratch.engine import run as run_room
+from slm_scratch.engine.corpus import prepare
 from slm_scratch.engine.files import TMP, safe_load
 from slm_scratch.model import ModelConfig, SmallLanguageModel
 from slm_scratch.tokenizer import Tokenizer
@@ -77,13 +78,13 @@ def write_foreign(folder):
     torch.save(dict(step=2, model=dict(w=torch.ones(2))), folder/'step-2.pt')
     torch.save(dict(w=torch.ones(2)), folder/'model.pth')
     (folder/'history.jsonl').write_text('{"step": 0, "epoch": 0, "loss": 2.5}\n', encoding='utf-8')
-    for side in ('train', 'valid'): (folder/'data'/f'{side}.tokens').write_text('a b c', encoding='utf-8')
+    for name in ('train.tokens', 'valid.tokens', 'prepared.json'): (folder/'data'/name).write_text('{"a": 1}', encoding='utf-8')
     (folder/'tensorboard').write_text('a list of boards', encoding='utf-8')
     return contents(folder)
 
 def contents(folder): return {p: p.read_bytes() if p.is_file() else 'folder' for p in sorted(folder.rglob('*'))}
 
-ALL = ['last.pt', 'best.pt', 'step-2.pt', 'model.pth', 'history.jsonl', 'data/train.tokens', 'data/valid.tokens', 'tensorboard']
+ALL = ['last.pt', 'best.pt', 'step-2.pt', 'model.pth', 'history.jsonl', 'data/train.tokens', 'data/valid.tokens', 'data/prepared.json', 'tensorboard']
 
 @pytest.mark.parametrize('resume', [True, False, 'changed'])
 def test_foreign_files_stop_a_run(resume, train, text, tmp_path):
