@@ -135,7 +135,7 @@ def _entry(p, note, width):
     note = re.sub(r' \[([^\]]*)\]$', r' (default: \1)', ' '.join(note.split()))
     if p.default is False: note += ' (default: off)'
     elif p.default not in (None, p.empty): note += f' (default: {p.default})'
-    lines = textwrap.wrap(note, max(40, width - 28))
+    lines = textwrap.wrap(note, max(40, width - 28)) or ['']
     start = [f'{head:26}  {lines.pop(0)}'] if len(head) <= 26 else [head]
     return start + [' '*28 + line for line in lines]
 
@@ -144,7 +144,8 @@ def help_text(
     name:str, # of the program
 ) -> str: # several lines
     "What `--help` prints"
-    notes, params = docments(job), inspect.signature(job).parameters.values()
+    params, notes = inspect.signature(job).parameters.values(), {}
+    with contextlib.suppress(OSError): notes = docments(job) # without the source there are no comments
     width = min(110, shutil.get_terminal_size((100, 24)).columns)
     lines = ['usage: ' + usage(job, name), '', *textwrap.wrap(job.__doc__ or '', width), '']
     for p in sorted(params, key=lambda p: p.default is not p.empty): lines += _entry(p, notes.get(p.name) or '', width)
@@ -160,7 +161,9 @@ def raised_by_check(
     while tb and tb.tb_next: tb = tb.tb_next
     if tb is None: return False
     instruction = dis.opname[tb.tb_frame.f_code.co_code[tb.tb_lasti]]
-    return instruction == 'RAISE_VARARGS' and tb.tb_frame.f_globals.get('__name__', '').split('.')[0] == 'slm_scratch'
+    return instruction == 'RAISE_VARARGS' and tb.tb_frame.f_globals.get('__name__', '').split('.')[0] in _OURS
+
+_OURS = ('slm_scratch', __name__) # the second is __main__ in the notebook
 
 def is_mistake(
     e:Exception, # caught
