@@ -42,8 +42,8 @@ def _quoted(value):
 
 # %% ../../nbs/engine/cli.ipynb #c1d00005
 _OPTION = re.compile(r'--?([A-Za-z][\w-]*)(?:=(.*))?', re.S)
-RENAMED = dict(max_steps='steps', max_minutes='minutes', data_path='data', n_stories='stories', # in Python → in the shell
-               max_documents='documents', vocab_size='vocab')
+RENAMED = [('max_steps', 'steps'), ('max_minutes', 'minutes'), ('data_path', 'data'), ('data_path', 'copied'), # in Python, in the shell
+           ('n_stories', 'stories'), ('max_documents', 'documents'), ('vocab_size', 'vocab')]
 
 def _known(word, params):
     "The parameter that a word such as `--top-k=5` names, or None"
@@ -55,8 +55,8 @@ def _unknown(word, params, name):
     "The error for an option that is not one of ours"
     said = re.split('=', word)[0]
     python = said.strip('-').replace('-', '_').lower()
-    near = [RENAMED[python]] if RENAMED.get(python) in params else difflib.get_close_matches(python, params, 1)
-    hint = f'did you mean --{near[0]}?' if near else f'{name} --help lists the options.'
+    near = [n for n in params if (python, n) in RENAMED or n.startswith(python)] or difflib.get_close_matches(python, params, 1)
+    hint = f'did you mean --{" or --".join(near[:3])}?' if near else f'{name} --help lists the options.'
     return ValueError(f"unknown option {_quoted(said)!r}; {hint} (A text or a file whose name begins with a dash goes after --, "
                       f"as in: {name} -- {_quoted(word)})")
 
@@ -134,7 +134,7 @@ def _entry(p, note, width):
     head = '  ' + ', '.join(names) + ('' if place else _KINDS[p.annotation])
     note = re.sub(r' \[([^\]]*)\]$', r' (default: \1)', ' '.join(note.split()))
     if p.default is False: note += ' (default: off)'
-    elif p.default not in (None, p.empty): note += f' (default: {p.default})'
+    elif p.default not in (None, p.empty) and '(default: ' not in note: note += f' (default: {p.default})'
     lines = textwrap.wrap(note, max(40, width - 28)) or ['']
     start = [f'{head:26}  {lines.pop(0)}'] if len(head) <= 26 else [head]
     return start + [' '*28 + line for line in lines]
@@ -180,7 +180,7 @@ def in_shell(
     words=(), # the command line: what the user typed stays as it is
 ) -> str:
     "A message in the words of a shell: `--steps 5` for `max_steps=5`"
-    names = {n: n for n in params} | {a: b for a, b in RENAMED.items() if b in params}
+    names = {n: n for n in params} | {a: b for a, b in RENAMED if b in params}
     typed = sorted({w.partition('=')[2] if _known(w, params) else w for w in words} - {''}, key=len, reverse=True)
     typed = [re.escape(w) for w in typed if '=' in w or '_' in w]
     def swap(m):
@@ -207,6 +207,7 @@ def one_line(
     counted = points and re.search(r'(argument|problem)\(s\)', head)
     text = ' '.join([*([] if counted else [head]), '; '.join(points)])
     text = re.sub(r'(?<=must be )None or ', '', ' '.join(text.split()))
+    text = re.sub(r'(?<=; )None (?=keeps |gives )', 'leaving it out ', text)
     return text if isinstance(e, OptionError) else in_shell(text, params, words)
 
 # %% ../../nbs/engine/cli.ipynb #a0ed6ef4
@@ -229,9 +230,11 @@ def _complain(text):
     "A line on standard error, if there is one"
     with contextlib.suppress(OSError, ValueError): print(text, file=sys.stderr, flush=True)
 
-def _flush(stream):
-    "Write out what was printed; the error if that fails, and then no more is tried"
-    try: stream.flush()
+def _flush(stream, text=''):
+    "Write out what was printed, and `text`; the error if that fails, and then no more is tried"
+    try:
+        stream.write(text)
+        stream.flush()
     except (OSError, ValueError) as e:
         with contextlib.suppress(OSError, ValueError): os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         return e
@@ -248,7 +251,8 @@ def _report(name):
 def _explain(e, name, params, words):
     "Tell an error on standard error; the exit code"
     if _rank(): time.sleep(5)
-    full = isinstance(e, OSError) and _flush(sys.stdout)
+    nameless = isinstance(e, OSError) and e.errno and e.filename is None and e.strerror == os.strerror(e.errno)
+    full = _flush(sys.stdout, '\n') if nameless else None # an error of no file: perhaps of standard output
     mistake = is_mistake(e)
     if full: _complain(f'{name}: standard output cannot be written: {full.strerror}')
     elif mistake: _complain(f'{name}: {one_line(e, params, words)}')
@@ -269,11 +273,12 @@ def run_cli(
             stopped = job()
             sys.stdout.flush()
         if stopped: code = 128 + signal.Signals[stopped]
-    except KeyboardInterrupt: code = 130
+    except KeyboardInterrupt:
+        code = 130
+        if not _rank(): _complain(f'{name}: stopped by Ctrl-C')
     except BrokenPipeError: code = 141
     except Exception as e: code = _explain(e, name, params, words)
     if handler is slm_scratch._leave: signal.signal(signal.SIGINT, handler) # no traceback while Python ends, either
-    if code == 130 and not _rank(): _complain(f'{name}: stopped by Ctrl-C')
     for stream in (sys.stdout, sys.stderr): _flush(stream)
     if code: sys.exit(code)
 
