@@ -591,7 +591,7 @@ def check_vocabulary(self:TokenSet,
 # %% ../nbs/01_data.ipynb #75f86c13
 def is_token_file(
     path, # a file, which need not exist
-) -> bool:
+) -> bool: # by its first bytes
     "Does a token file (of any version) stand at `path`?"
     try:
         with open(path, 'rb') as f: return f.read(30) == b'{"format": "slm-scratch tokens'
