@@ -178,7 +178,7 @@ def padding_mask(pad:Tensor, # (B,) int: how many positions at the left of each 
                 ) -> Tensor: # bool (B, 1, T, S), True where the query may look
     "The causal mask of rows that are padded on the left; a padded query sees itself alone"
     S = T if S is None else S
-    pad = torch.as_tensor(pad)
+    if not isinstance(pad, Tensor): pad = torch.tensor(pad)
     keys = torch.arange(S, device=pad.device)
     real = keys >= pad[:, None, None, None]                          # (B, 1, 1, S)
     return real & causal_mask(T, S, pad.device) | (keys == keys[S-T:, None])

@@ -13,7 +13,7 @@ __all__ = ['FORMULAS', 'OWN_PARTS', 'HOOK', 'QUICK_FROM', 'PORTION', 'draw', 'ke
 # %% ../nbs/05_generate.ipynb #0f8e48da
 import codecs, contextlib, copy, functools, html, inspect, math, os, warnings, weakref
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 import torch
@@ -786,8 +786,8 @@ def _complaints(lengths, sampler, max_length, max_new_tokens, stop, seed, num_sa
 # %% ../nbs/05_generate.ipynb #2f9d60b7
 def _as_prompts(prompt):
     "The prompts, and whether it was a single one; raises TypeError for what is no text"
-    prompt = as_number(prompt)
-    single = isinstance(prompt, (str, bytes, bytearray, os.PathLike, Mapping, Set)) or not isinstance(prompt, Iterable)
+    if getattr(prompt, 'ndim', None) == 0: prompt = prompt.item() # an array of numpy that holds one text
+    single = isinstance(prompt, (str, bytes, bytearray, os.PathLike, Mapping, set, frozenset)) or not isinstance(prompt, Iterable)
     prompts = [prompt] if single else list(prompt)
     for p in prompts:
         if not isinstance(p, str): raise TypeError(f'a prompt must be a str, not {type(p).__name__} ({p!r:.80}): {_how_to_text(p)}')
@@ -806,8 +806,8 @@ def _as_texts(stop):
     return (stop,) if isinstance(stop, (str, bytes)) or not isinstance(stop, Iterable) else tuple(stop)
 
 # %% ../nbs/05_generate.ipynb #018de3a7
-def _prepare(model, prompts, sampler, max_length, max_new_tokens, stop, seed, start, stop_at_eot, num_samples):
-    "A `Row` for each text; raises one ValueError for all that is wrong, warns once if prompts are cropped"
+def _prepare(model, prompts, sampler, max_length, max_new_tokens, stop, seed, start, stop_at_eot, num_samples, depth=3):
+    "A `Row` for each text; raises one ValueError for all that is wrong, warns once (`depth` calls above) if prompts are cropped"
     tok, W, stop = model.tokenizer, model.config.max_seq_len, _as_texts(stop)
     max_length, max_new_tokens, seed, num_samples = map(as_number, (max_length, max_new_tokens, seed, num_samples))
     if any(p.is_meta for p in model.parameters()):
@@ -817,7 +817,8 @@ def _prepare(model, prompts, sampler, max_length, max_new_tokens, stop, seed, st
     wrong = _complaints(lengths, sampler, max_length, max_new_tokens, stop, seed, num_samples)
     if wrong: raise ValueError(f'nothing was generated, {len(wrong)} problem(s):\n' + '\n'.join(f'- {w}' for w in wrong))
     if max(lengths, default=0) > W:
-        warnings.warn(f'the prompt has {max(lengths)} tokens, the model reads {W} at most: it sees the last {W} of them', stacklevel=3)
+        try: warnings.warn(f'the prompt has {max(lengths)} tokens, the model reads {W} at most: it sees the last {W} of them', stacklevel=depth)
+        except ValueError: pass # standard error is closed: nobody could read it
     if seed is not None or sampler.temperature == 0: seeds = [seed]*len(ids)
     else: seeds = torch.randint(2**62, (len(ids),), device='cpu').tolist()
     if max_new_tokens is None: max_new_tokens = 200 if max_length is None else None
@@ -873,7 +874,7 @@ def _one_row(model, prompt, sampler=Sampler(0), max_length=None, max_new_tokens=
     "The `Row` of a single prompt"
     prompts, single = _as_prompts(prompt)
     if not single: raise TypeError(f'the prompt must be a str, not {type(prompt).__name__}: one text at a time; `generate` takes several')
-    return _prepare(model, prompts, sampler, max_length, max_new_tokens, stop, seed, start, stop_at_eot, None)[0]
+    return _prepare(model, prompts, sampler, max_length, max_new_tokens, stop, seed, start, stop_at_eot, None, 4)[0]
 
 def _pieces(model, row, rounds):
     "The pieces of `row`; whenever the reader has the word, the model is in its own mode"
