@@ -237,7 +237,7 @@ def tokenizer(self:SmallLanguageModel, tokenizer):
 @patch(as_prop=True)
 def device(self:SmallLanguageModel): # torch.device
     "Where the weights are"
-    return self.token_embedding.weight.device
+    return next(self.parameters()).device
 
 # %% ../nbs/03_model.ipynb #c91e73be
 @patch
@@ -245,7 +245,7 @@ def new_caches(self:SmallLanguageModel, batch:int, # B: sequences at once
                max_len:int=None, # positions to make room for; None: `max_seq_len`
               ) -> list: # one empty `KVCache` for each block
     "Room for the keys and values of the tokens already seen"
-    c, w = self.config, self.final_norm.weight
+    c, w = self.config, next(self.parameters()) # a cache adapts to the first keys, if they are of another type
     return [KVCache(batch, c.n_heads, max_len or c.max_seq_len, c.head_dim, w.device, w.dtype) for _ in self.blocks]
 
 # %% ../nbs/03_model.ipynb #18cf4ddc
