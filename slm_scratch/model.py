@@ -711,6 +711,18 @@ def _post_problem(step):
     added = [part['SpecialToken']['id'] for part in step.get('single', []) if 'SpecialToken' in part]
     return f'post_processor TemplateProcessing adds {", ".join(added)} to each text' if added else None
 
+def _added_problems(hf):
+    "Words among the added tokens that their library would find elsewhere, or give another id"
+    vocab, last, found = hf['model']['vocab'], -1, []
+    for t in hf.get('added_tokens') or []:
+        id = vocab.get(t['content'], max(last + 1, len(vocab))) # they are numbered again when the file is read
+        last = max(last, id)
+        if t.get('special'): continue
+        on = [k for k in ('lstrip', 'rstrip', 'single_word') if t.get(k)]
+        if on: found.append(f'added token {t["content"]!r} is matched with {", ".join(on)}')
+        if id != t['id'] and 'pre_tokenizer' in hf: found.append(f'added token {t["content"]!r} has id {t["id"]}, but Hugging Face\'s library gives it {id}')
+    return found
+
 def hf_tokenizer_problems(hf:dict, # `tokenizer.json`
                          ) -> list: # a line for each part that would give other ids here
     "All that `Tokenizer` does not do"
@@ -726,10 +738,7 @@ def hf_tokenizer_problems(hf:dict, # `tokenizer.json`
         options = {k: s[k] for s in steps for k in ('pattern', 'add_prefix_space', 'use_regex') if k in s}
         found.append(f'pre_tokenizer {_kinds(steps) or None} {options}: only GPT-2\'s cut is known, ByteLevel without a space in front')
     found += filter(None, map(_post_problem, _steps(hf.get('post_processor'))))
-    for t in hf.get('added_tokens') or []:
-        on = [k for k in ('lstrip', 'rstrip', 'single_word') if t.get(k)]
-        if on and not t.get('special'): found.append(f'added token {t["content"]!r} is matched with {", ".join(on)}')
-    return found
+    return found + _added_problems(hf)
 
 # %% ../nbs/03_model.ipynb #acbf2887
 def from_hf_tokenizer(hf:dict, # `tokenizer.json`, or a 'model' with 'vocab' and 'merges' only

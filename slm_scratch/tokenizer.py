@@ -101,7 +101,8 @@ def _advice(entry):
         return f'take the text out of each row: [row[{key!r}] for row in rows]'
     if isinstance(entry, os.PathLike): return 'slm_scratch.read_texts(path) reads the texts of a file'
     if isinstance(entry, (bytes, bytearray)): return "decode it: entry.decode('utf-8')"
-    if entry is None or entry != entry: return 'a missing value; leave it out'
+    nothing = isinstance(entry, float) and entry != entry or type(entry).__name__ in ('NAType', 'NaTType') # of pandas
+    if entry is None or nothing: return 'a missing value; leave it out'
     if isinstance(entry, Iterable): return 'one list of texts is expected, not a list of lists'
     return 'a text is a str'
 
