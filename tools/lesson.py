@@ -1,6 +1,5 @@
 "The parts of a page of the site: notebooks read into cells, cells turned into HTML, the reference from docments."
 import ast, base64, html, importlib, inspect, json, posixpath, re, sys
-from configparser import ConfigParser
 from pathlib import Path
 from urllib.parse import unquote
 from fastcore.docments import docments
@@ -11,15 +10,8 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 from pygments.util import ClassNotFound
+from project import cfg, is_lesson, nbs_dir, notebook_paths, read_cells, read_head, root, text
 
-root = Path(__file__).resolve().parent.parent
-
-def settings():
-    "The settings of the project, with its addresses"
-    cfg = ConfigParser(delimiters=['='])
-    cfg.read(root/'settings.ini', encoding='utf-8')
-    return dict(cfg['DEFAULT'])
-cfg = settings()
 blob = f"{cfg['git_url']}/blob/{cfg['branch']}"
 colab = f"https://colab.research.google.com/github/{cfg['user']}/{cfg['repo']}/blob/{cfg['branch']}"
 badge_svg = 'https://colab.research.google.com/assets/colab-badge.svg'
@@ -27,7 +19,6 @@ alerts = dict(note='NOTE', tip='TIP', warning='WARNING', important='IMPORTANT', 
 
 # ---- notebooks ----
 
-def text(s): return ''.join(s) if isinstance(s, list) else s
 def plain(s):
     "Text as a terminal leaves it: no colours, and of a line that was overwritten only its last state"
     s = re.sub(r'\x1B(?:[@-Z\\-_]|\[[0-?]*[ -/]*[@-~])', '', s).replace('\r\n', '\n')
@@ -49,36 +40,20 @@ class Cell:
         self.shown = 'exports' in self.dirs
         self.exported = self.shown or bool({'export', 'exporti'} & self.dirs.keys())
 
-def title_and_promise(src):
-    "Title, promise and the rest of a first cell; the title and the promise are '' if it has none"
-    head, _, rest = src.strip().partition('\n')
-    title = head.removeprefix('# ').strip() if head.startswith('# ') else ''
-    quoted = [l for l in rest.strip().splitlines() if l.startswith('>')]
-    others = [l for l in rest.strip().splitlines() if not l.startswith('>')]
-    return title, ' '.join(l[1:].strip() for l in quoted), '\n'.join(others).strip('\n')
-
 class Notebook:
     "A notebook to be a page: title and promise from its first cell, the module that it exports"
     def __init__(self, path):
-        "Raises ValueError, with the reason, for a notebook that is not one of the project's"
-        self.path, self.stem = path, path.stem
-        try: cells = [Cell(c) for c in json.loads(path.read_text(encoding='utf-8'))['cells']]
-        except (ValueError, KeyError, TypeError) as e: raise ValueError(f'it is not a notebook of format 4 ({type(e).__name__})') from e
-        first = next((c for c in cells if c.src.strip()), None)
-        if first is None: raise ValueError('it is empty')
-        self.title, self.promise, rest = title_and_promise(first.src) if first.kind == 'markdown' else ('', '', '')
-        if not self.title: raise ValueError("its first cell has no line '# Title'")
-        if not self.promise: raise ValueError("its first cell has no line '> what it promises'")
-        first.src = rest # what else the cell says
+        self.path, self.stem, self.is_lesson = path, path.stem, is_lesson(path)
+        raw = read_cells(path)
+        self.title, self.promise, rest = read_head(raw)
+        cells = [Cell(c) for c in raw if text(c.get('source', '')).strip()]
+        cells[0].src = rest # what else the first cell says
         self.module = next((c.dirs['default_exp'] for c in cells if 'default_exp' in c.dirs), None)
         self.cells = [c for c in cells if c.src.strip() and (not c.hidden or c.exported)]
-        self.folder = path.relative_to(root/cfg['nbs_path']).parent.as_posix() # '.' for a lesson, 'engine' for an engine room
+        self.folder = path.relative_to(nbs_dir).parent.as_posix() # '.' for a lesson, 'engine' for an engine room
         name = re.sub(r'^\d+[a-z]?_', '', self.stem) # 02_attention -> attention
         self.name = name if self.is_lesson else f"{self.folder.replace('/', '-')}-{name}" # the name of its page
         self.symbols = [n for c in cells if c.exported for n in defined(c.src)]
-
-    @property
-    def is_lesson(self): return self.folder == '.'
 
     @property
     def address(self):
@@ -101,21 +76,9 @@ def defined(src):
     names = [(full(o) if hasattr(o, 'args') else o.name) for o in body if isinstance(o, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))]
     return [n for n in names if not n.split('.')[-1].startswith('_')]
 
-def notebook_files():
-    "Every notebook below `nbs/`, the index first, then the lessons, then the folders; not what Jupyter or an editor hides there"
-    top = root/cfg['nbs_path']
-    hidden = lambda p: any(part.startswith(('.', '_')) for part in p.relative_to(top).parts)
-    order = lambda p: (len(p.relative_to(top).parts), p.stem != 'index', p.relative_to(top).as_posix())
-    return sorted((p for p in top.rglob('*.ipynb') if p.is_file() and not hidden(p)), key=order)
-
 def notebooks(warn=True):
     "The project's notebooks, the index first; a scratch notebook is left out, and with `warn` named on stderr"
-    found = []
-    for p in notebook_files():
-        try: found.append(Notebook(p))
-        except ValueError as e:
-            if warn: print(f'left out: {p.relative_to(root)}: {e}', file=sys.stderr)
-    return found
+    return [Notebook(p) for p in notebook_paths(warn)]
 
 # ---- pages ----
 
