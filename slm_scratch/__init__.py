@@ -11,7 +11,7 @@ from . import generate as _generate # gives `SmallLanguageModel` its `generate` 
 del _generate
 
 # The training half comes when it is asked for, so that `python -m slm_scratch.train` imports it once.
-_later = dict(LanguageModelTrainer='train', evaluate='train', TaleGrammar='data', check_tale='data', read_texts='data')
+_later = dict(LanguageModelTrainer='train', evaluate='train', TaleGrammar='data', check_tale='data', read_texts='engine.corpus')
 __all__ = ['Tokenizer', 'ModelConfig', 'MODEL_CONFIG', 'PRESETS', 'SmallLanguageModel', *_later]
 
 def __getattr__(name):

@@ -28,7 +28,8 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint as recompute
 from fastcore.basics import patch
 from .tokenizer import Tokenizer
-from .data import TokenSet, batch, prepare, steps_per_epoch
+from .data import TokenSet, batch, steps_per_epoch
+from .engine.corpus import prepare
 from .engine.files import atomic_save, safe_load
 from .model import (MODEL_CONFIG, PRESETS, ModelConfig, SmallLanguageModel, plain_keys, predict_bytes,
                                predict_flops, predict_parameters, to_gpt2, write_safetensors)

@@ -3,7 +3,8 @@ import json, os, random, re, shutil, signal, subprocess, sys, time
 from pathlib import Path
 import pytest, torch
 from conftest import root, run
-from slm_scratch.data import TokenSet, prepare, tales
+from slm_scratch.data import TokenSet, tales
+from slm_scratch.engine.corpus import prepare
 from slm_scratch.model import ModelConfig, SmallLanguageModel, safe_load
 from slm_scratch.tokenizer import Tokenizer
 from slm_scratch.train import LanguageModelTrainer, train_cli

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import torch
 from fastcore.script import call_parse, store_true
 from ..tokenizer import Tokenizer
-from ..data import download_tinystories, prepare, read_texts, tales
+from .corpus import prepare, read_texts, vocabulary_texts
 from ..model import PRESETS, ModelConfig, SmallLanguageModel
 from ..generate import Copies
 from ..train import LanguageModelTrainer, check_arguments, choose_device, evaluate
@@ -45,17 +45,12 @@ def _vocabulary(data, vocab):
     if vocab == 'gpt2': return Tokenizer.gpt2()
     if not vocab.isdigit() or int(vocab) < 257: raise ValueError(f"--vocab {vocab}: give 'gpt2' or a number of tokens, at least 257")
     texts, size = [], 0
-    for t in _texts(data):
+    for t in vocabulary_texts(data):
         texts.append(t); size += len(t)
         if size > 10**7: break
     n = min(int(vocab), max(300, size//64))
     print(f'vocabulary: {n} tokens, trained on {size:,} characters' + (f' (too short a text for {vocab})' if n < int(vocab) else ''))
     return Tokenizer.train(texts, n)
-
-def _texts(data):
-    "Documents to learn a vocabulary from"
-    if data == 'tales': return (t.text for t in tales(2000))
-    return read_texts(download_tinystories() if data == 'tinystories' else data)
 
 # %% ../../nbs/engine/cli.ipynb #3181313f
 _SIZES = dict(d_model=128, n_heads=4, n_layers=3, max_seq_len=256, positions='rotary', copy_init=.5)

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from fastcore.script import call_parse, store_true
 from ..tokenizer import Tokenizer
-from ..data import TaleGrammar, check_tale, prepare, tales
+from ..data import TaleGrammar, check_tale, tales
+from .corpus import prepare
 from ..model import ModelConfig, SmallLanguageModel, predict_parameters
 from ..train import LanguageModelTrainer, evaluate
 from .cli import run_cli
