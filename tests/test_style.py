@@ -28,6 +28,7 @@ def bare_opens(src):
         f = n.func.attr if isinstance(n.func, ast.Attribute) else getattr(n.func, 'id', '')
         if f not in ('open', 'read_text', 'write_text', 'fdopen', 'NamedTemporaryFile'): continue
         owner = getattr(getattr(n.func, 'value', None), 'id', '')
+        if f == 'open' and owner in ('self', 'source', 'tokenize'): continue # methods of ours; tokenize.open reads the encoding
         if f == 'open' and owner in ('webbrowser', 'Image', 'os', 'tarfile', 'np'): continue
         kw = {k.arg: k.value for k in n.keywords}
         at = {'open': 0 if isinstance(n.func, ast.Attribute) and owner not in ('io', 'gzip') else 1, 'fdopen': 1, 'NamedTemporaryFile': 0}.get(f)
@@ -167,7 +168,10 @@ def comments(o):
     "The parameters, and the result, with their comments"
     from fastcore.docments import docments
     ds = docments(o, full=True, returns=not inspect.isclass(o))
-    return {k: v.docment for k,v in ds.items() if k not in ('self', 'cls', 'args', 'kwargs') and not (k == 'return' and v.anno in (inspect.Parameter.empty, None))}
+    inherited = {k: v for base in o.__mro__[1:-1] for k,v in comments(base).items() if v} if inspect.isclass(o) else {} # a dataclass has its base's fields
+    said = {k: v.docment or inherited.get(k) for k,v in ds.items() if k not in ('self', 'cls', 'args', 'kwargs')}
+    plain = (inspect.Parameter.empty, None, bool) # results that the docstring says enough about
+    return {k: v for k,v in said.items() if not (k == 'return' and ds[k].anno in plain)}
 
 def test_every_name_is_explained():
     "A docstring for each exported name; a comment for each parameter, there or in a method beside it, or its name in the docstring where it is alone"
