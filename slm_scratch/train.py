@@ -30,7 +30,8 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint as recompute
 from fastcore.basics import patch
 from .tokenizer import Tokenizer
-from .data import TokenSet, batch, prepare, steps_per_epoch
+from .data import TokenSet, batch, steps_per_epoch
+from .engine.corpus import data_name, prepare, read_texts
 from .engine.files import (as_number, as_path, atomic_save, fingerprint_of, is_real, is_whole,
                                       leftovers, safe_load)
 from .engine.run import (CHECKPOINT_KEYS, PICTURE_MAKER, RUN_FILES, TOKEN_FILES, check_run_folder,
@@ -696,7 +697,7 @@ def choose_block_size(
 def open_folder(self:LanguageModelTrainer) -> None:
     "Choose the run's folder. Raise if nothing can be written there, or if files of others stand under the names that the run uses"
     a, problem = self.args, None
-    self.out_dir = a.out_dir or Path('runs')/_name_of(a.data_path)
+    self.out_dir = a.out_dir or Path('runs')/data_name(a.data_path)
     what = dict(keep_every=a.keep_every, tokens=not _are_token_sets(a.data_path), tensorboard=a.tensorboard, fresh=a.resume is False)
     try:
         problem = None if self.rank else folder_problem(self.out_dir)
@@ -705,18 +706,6 @@ def open_folder(self:LanguageModelTrainer) -> None:
     if problem := self.first_says(problem): raise ValueError(problem)
 
 def _are_token_sets(data_path): return isinstance(data_path, (list, tuple)) and any(isinstance(d, TokenSet) for d in data_path)
-
-def _name_of(data_path):
-    "What the run on these data is called by default"
-    if not isinstance(data_path, (str, os.PathLike)): return 'data'
-    path = as_path(data_path, 'data_path')
-    return path.stem if path.stem.strip('.') else path.resolve().stem or 'data' # '.' and '..' have names too
-
-def _expanded(data_path):
-    "A path that begins with ~ as a shell means it; everything else as it is"
-    if isinstance(data_path, np.str_): data_path = str(data_path)
-    home = isinstance(data_path, (str, os.PathLike)) and os.fspath(data_path).startswith('~')
-    return as_path(data_path, 'data_path') if home else data_path
 
 @patch
 def read_data(self:LanguageModelTrainer) -> None:
@@ -727,7 +716,7 @@ def read_data(self:LanguageModelTrainer) -> None:
         self.data, self.valid = a.data_path
     else:
         with self.first_process_first():
-            self.data, self.valid = prepare(_expanded(a.data_path), self.model.tokenizer, out_dir=self.out_dir/'data')
+            self.data, self.valid = prepare(a.data_path, self.model.tokenizer, out_dir=self.out_dir/'data')
     self.block_size = a.block_size or choose_block_size(len(self.data), a.batch_size, self.model.config.max_seq_len)
     self.per_epoch = steps_per_epoch(self.data, 1, self.block_size) # windows
 
@@ -1666,9 +1655,8 @@ def evaluate(
 def _documents(model, data, max_documents):
     "Documents as arrays between two end-of-texts, the bytes of each, and their entropy in bits where it is known"
     tok = model.tokenizer
-    data = _expanded(data)
-    if isinstance(data, (str, Path)): data = prepare(data, tok)[1]
-    if not isinstance(data, TokenSet): data = TokenSet.from_texts(data, tok)
+    if isinstance(data, (str, os.PathLike)): data = prepare(data, tok)[1]
+    if not isinstance(data, TokenSet): data = TokenSet.from_texts(read_texts(data, tok), tok)
     if not (n := data.n_documents): raise ValueError('there is no document to evaluate: the data are empty')
     data.check_vocabulary(tok)
     pick = np.arange(n) if max_documents is None else np.unique(np.linspace(0, n - 1, min(n, max_documents)).round().astype(int))
