@@ -207,7 +207,7 @@ def one_line(
     counted = points and re.search(r'(argument|problem)\(s\)', head)
     text = ' '.join([*([] if counted else [head]), '; '.join(points)])
     text = re.sub(r'(?<=must be )None or ', '', ' '.join(text.split()))
-    text = re.sub(r'(?<=; )None (?=keeps |gives )', 'leaving it out ', text)
+    text = re.sub(r'(?<=; )None (?=keeps |gives |or )', 'leaving it out ', text)
     return text if isinstance(e, OptionError) else in_shell(text, params, words)
 
 # %% ../../nbs/engine/cli.ipynb #a0ed6ef4
@@ -221,7 +221,7 @@ def _surroundings(name): # the program
         if getattr(sys, stream) is None: setattr(sys, stream, open(os.devnull, 'w', encoding='utf-8'))
         if hasattr(getattr(sys, stream), 'reconfigure'): getattr(sys, stream).reconfigure(errors=errors)
     def show(message, *args, **kwargs):
-        if not _rank(): _complain(f'{name}: {" ".join(str(message).split())}')
+        if not _rank(): _complain(f'{name}: warning: {" ".join(str(message).split())}')
     with warnings.catch_warnings():
         warnings.showwarning = show
         yield
