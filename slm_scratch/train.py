@@ -31,11 +31,11 @@ from torch.utils.checkpoint import checkpoint as recompute
 from fastcore.basics import patch
 from .tokenizer import Tokenizer
 from .data import TokenSet, batch, steps_per_epoch
-from .engine.corpus import data_name, prepare, read_texts
+from .engine.corpus import RECORD, TOKEN_FILES, data_name, prepare
 from .engine.files import (as_number, as_path, atomic_save, fingerprint_of, is_real, is_whole,
                                       leftovers, safe_load)
-from .engine.run import (CHECKPOINT_KEYS, PICTURE_MAKER, RUN_FILES, TOKEN_FILES, check_run_folder,
-                                    folder_problem, foreign, step_files)
+from .engine.run import (CHECKPOINT_KEYS, PICTURE_MAKER, RUN_OUTPUTS, check_run_folder, folder_problem,
+                                    foreign, step_files)
 from .model import (MODEL_CONFIG, PRESETS, ModelConfig, SmallLanguageModel, plain_keys, predict_bytes,
                                predict_flops, predict_parameters, to_gpt2, write_safetensors)
 with warnings.catch_warnings(): # a notebook without ipywidgets gets the plain bar, and no lecture
@@ -1228,7 +1228,7 @@ def put_weights(self:LanguageModelTrainer,
 @patch
 def forget(self:LanguageModelTrainer) -> None:
     "Remove the files of an earlier run from `out_dir`, and nothing else"
-    self.remove(*RUN_FILES, *(p.name for p in step_files(self.out_dir)))
+    self.remove(*RUN_OUTPUTS, *(p.name for p in step_files(self.out_dir)))
     self.sweep()
 
 @patch
@@ -1244,7 +1244,7 @@ def sweep(self:LanguageModelTrainer) -> None:
     "Remove the unfinished files that a killed run left under their temporary names"
     if self.rank: return
     steps = {p.name.split('.pt.')[0] + '.pt' for p in self.out_dir.glob('step-*.pt.*')}
-    for path in leftovers(self.out_dir, {*RUN_FILES, *steps}) + leftovers(self.out_dir/'data', TOKEN_FILES): path.unlink(missing_ok=True)
+    for path in leftovers(self.out_dir, {*RUN_OUTPUTS, *steps}) + leftovers(self.out_dir/'data', (*TOKEN_FILES, RECORD)): path.unlink(missing_ok=True)
 
 # %% ../nbs/04_train.ipynb #a47652c8
 @contextmanager
@@ -1656,7 +1656,7 @@ def _documents(model, data, max_documents):
     "Documents as arrays between two end-of-texts, the bytes of each, and their entropy in bits where it is known"
     tok = model.tokenizer
     if isinstance(data, (str, os.PathLike)): data = prepare(data, tok)[1]
-    if not isinstance(data, TokenSet): data = TokenSet.from_texts(read_texts(data, tok), tok)
+    if not isinstance(data, TokenSet): data = TokenSet.from_texts(data, tok)
     if not (n := data.n_documents): raise ValueError('there is no document to evaluate: the data are empty')
     data.check_vocabulary(tok)
     pick = np.arange(n) if max_documents is None else np.unique(np.linspace(0, n - 1, min(n, max_documents)).round().astype(int))
