@@ -11,7 +11,7 @@ __all__ = ['FORMULAS', 'OWN_PARTS', 'HOOK', 'QUICK_FROM', 'PORTION', 'draw', 'ke
            'Copied', 'Copies']
 
 # %% ../nbs/05_generate.ipynb #0f8e48da
-import codecs, contextlib, copy, functools, html, inspect, math, os, warnings, weakref
+import codecs, contextlib, copy, functools, html, math, os, warnings, weakref
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -458,7 +458,8 @@ def _ingredients(f):
 
 def _formula(cls):
     "All that decides what the modules of a class compute, but for their tensors and settings"
-    return [x for name in FORMULAS for x in _ingredients(inspect.getattr_static(cls, name, None))]
+    members = {name: f for c in reversed(cls.__mro__) for name, f in vars(c).items() if name in FORMULAS}
+    return [x for name in sorted(members) for x in _ingredients(members[name])]
 
 _written_for = {cls: _formula(cls) for cls in OWN_PARTS}
 
@@ -588,12 +589,13 @@ QUICK_FROM = 8192 # tokens: a smaller output layer is read faster than it is bou
 def can_hurry(
     model:SmallLanguageModel, # perhaps with parts of somebody else's
     batch:int, # how many texts
+    changed:dict=None, # from `changed_parts`, if it is known
 ) -> bool: # may `FastDecoder` be used?
     "One text, on a CPU, in one type of full precision, by unchanged parts"
     tensors = [*model.parameters(), *model.buffers()]
     kinds = {(t.device.type, t.dtype, t.layout) for t in tensors if t.dtype != torch.int8}
     full = len(kinds) == 1 and kinds <= {('cpu', dtype, torch.strided) for dtype in (torch.float32, torch.float64)}
-    return batch == 1 and full and not changed_parts(model)
+    return batch == 1 and full and not (changed_parts(model) if changed is None else changed)
 
 def choose_decoder(
     model:SmallLanguageModel, # what is asked
@@ -601,13 +603,14 @@ def choose_decoder(
     room:int, # how many tokens will be added at most
     sampler:Sampler, # who will choose
     whole:bool, # does anybody need all logits?
+    changed:dict=None, # from `changed_parts`, if it is known
 ) -> Decoder: # the fastest that gives what is needed
     "One text takes the fast lane, with the quick head where few logits are enough; a changed model is tried first"
-    if can_hurry(model, len(contexts)):
+    if changed is None: changed = changed_parts(model)
+    if can_hurry(model, len(contexts), changed):
         few = 1 if sampler.temperature == 0 else sampler.top_k
         small = model.config.vocab_size < QUICK_FROM
         return FastDecoder(model, contexts, room, None if whole or small or not has_kernel() else few)
-    changed = changed_parts(model)
     hooks_only = all(why == HOOK for why in changed.values())
     by_forward = '' in changed
     if hooks_only or caches_agree(model, contexts, room, by_forward): return Decoder(model, contexts, room, by_forward)
@@ -712,6 +715,7 @@ def tell(
     sampler:Sampler, # chooses
     log_probs:bool=False, # note the log-probability of each token
     penalize_prompt:bool=True, # the repetition penalty counts the prompt's tokens as used
+    changed:dict=None, # from `changed_parts`, if it is known
 ): # a generator: each `next` is one round
     "Draw a token for each row, round after round, until all rows have ended"
     live = [r for r in rows if not r.ended]
@@ -723,7 +727,8 @@ def tell(
     n, seen = max(map(len, used)), None
     if sampler.repetition_penalty != 1: seen = torch.tensor([[eot]*(n - len(x)) + x for x in used], dtype=torch.long, device='cpu') # (B, n)
     with widened(model):
-        decoder = choose_decoder(model, [r.context for r in live], N, sampler, log_probs or seen is not None or never is not None)
+        whole = log_probs or seen is not None or never is not None
+        decoder = choose_decoder(model, [r.context for r in live], N, sampler, whole, changed)
         logits = decoder.prefill()                         # (B, V)
         wide = logits.shape[-1]
         if decoder.ids is None and wide != model.config.vocab_size: never = textless(model.tokenizer, wide) # another output layer
@@ -779,8 +784,8 @@ def _complaints(lengths, sampler, max_length, max_new_tokens, stop, seed, num_sa
     if not whole(num_samples, 1): wrong.append(f'num_samples={num_samples!r} must be a whole number, 1 or more; None gives one text')
     last = seed + (num_samples or 1) - 1 if is_whole(seed) and whole(num_samples, 1) else seed
     if not whole(seed, -2**63) or is_whole(last) and last >= 2**64:
-        wrong.append(f'seed={seed!r} must be a whole number from -2**63 to 2**64 - 1, also with num_samples={num_samples!r} added; '
-                     'None gives another text each time')
+        several = f' (num_samples={num_samples} counts on from it)' if num_samples else ''
+        wrong.append(f'seed={seed!r} must be a whole number from -2**63 to 2**64 - 1{several}; None gives another text each time')
     return wrong
 
 # %% ../nbs/05_generate.ipynb #2f9d60b7
@@ -849,8 +854,9 @@ def generate(self:SmallLanguageModel,
     prompts, single = _as_prompts(prompt)
     sampler, num_samples = Sampler(temperature, top_k, top_p, min_p, repetition_penalty), as_number(num_samples)
     rows = _prepare(self, prompts, sampler, max_length, max_new_tokens, stop, seed, start, stop_at_eot, num_samples)
-    with reading(self, bool(changed_parts(self))):
-        for _ in tell(self, rows, sampler, log_probs, penalize_prompt): pass
+    changed = changed_parts(self)
+    with reading(self, bool(changed)):
+        for _ in tell(self, rows, sampler, log_probs, penalize_prompt, changed): pass
     texts = [''.join(r.pieces) for r in rows]
     if log_probs: texts = [Generation(t, r.tokens, r.log_probs, r.ended) for t, r in zip(texts, rows)]
     if num_samples: texts = [texts[i:i+num_samples] for i in range(0, len(texts), num_samples)]
@@ -867,7 +873,8 @@ def stream(self:SmallLanguageModel,
     "`generate` as it happens: the pieces, joined, are the same text. Raises at once, not at the first piece"
     sampler = Sampler(temperature, top_k, top_p, min_p, repetition_penalty)
     row = _one_row(self, prompt, sampler, max_length, max_new_tokens, stop, seed, start, stop_at_eot)
-    return _pieces(self, row, tell(self, [row], sampler, False, penalize_prompt))
+    changed = changed_parts(self)
+    return _pieces(self, row, tell(self, [row], sampler, False, penalize_prompt, changed), bool(changed))
 
 # %% ../nbs/05_generate.ipynb #ef2f0c93
 def _one_row(model, prompt, sampler=Sampler(0), max_length=None, max_new_tokens=1, stop=None, seed=None, start=True, stop_at_eot=True):
@@ -876,9 +883,9 @@ def _one_row(model, prompt, sampler=Sampler(0), max_length=None, max_new_tokens=
     if not single: raise TypeError(f'the prompt must be a str, not {type(prompt).__name__}: one text at a time; `generate` takes several')
     return _prepare(model, prompts, sampler, max_length, max_new_tokens, stop, seed, start, stop_at_eot, None, 4)[0]
 
-def _pieces(model, row, rounds):
+def _pieces(model, row, rounds, foreign):
     "The pieces of `row`; whenever the reader has the word, the model is in its own mode"
-    shown, more, foreign = 0, True, bool(changed_parts(model))
+    shown, more = 0, True
     while more:
         yield from filter(None, row.pieces[shown:])
         shown = len(row.pieces)
