@@ -358,7 +358,7 @@ def encode_documents(self:Tokenizer,
                      texts, # an iterable of texts
                     ) -> np.ndarray: # uint32 (n,)
     "The ids of all texts, each followed by end-of-text"
-    texts, encode = list(texts), getattr(self.encoding, 'encode_to_numpy', None) # tiktoken 0.8 or newer
+    texts, encode = list(texts), getattr(self.encoding, 'encode_to_numpy', None) # from tiktoken 0.9 on
     if encode is None or self.in_text or any(EOT in text or _is_desert(text) for text in texts):
         return np.array([id for text in texts for id in [*self.encode(text), self.eot]], np.uint32)
     return encode(EOT.join([*map(well_formed, texts), '']), allowed_special={EOT}, disallowed_special=())
