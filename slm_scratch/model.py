@@ -214,8 +214,7 @@ def init_weights(model:nn.Module, # changed in place
 # %% ../nbs/03_model.ipynb #e19d3ef3
 class SmallLanguageModel(nn.Module):
     "A GPT-2 style language model: ids in, one score for each token of the vocabulary out"
-    # its shape, a dict too; None: `MODEL_CONFIG`, V of the tokenizer
-    def __init__(self, config:ModelConfig=None,
+    def __init__(self, config:ModelConfig=None, # or a dict of its fields; None: `MODEL_CONFIG`
                  tokenizer:Tokenizer=None, # what its ids mean; None: GPT-2's, read when first used
                 ):
         super().__init__()
@@ -900,8 +899,8 @@ def hf_files(cfg:ModelConfig, # what describes the model
     names = {f'{k}_token': EOT for k in ('bos', 'eos', 'unk')}
     names |= dict(tokenizer_class=kind, model_max_length=cfg.max_seq_len, add_prefix_space=False)
     merges = ''.join(f'{a} {b}\n' for a, b in hf['model']['merges'])
-    files = {'config.json': config, 'generation_config.json': ends, 'tokenizer.json': hf, 'vocab.json': hf['model']['vocab'],
-             'tokenizer_config.json': names, 'merges.txt': f'#version: 0.2\n{merges}'}
+    files = {'config.json': config, 'generation_config.json': ends, 'tokenizer.json': hf,
+             'vocab.json': hf['model']['vocab'], 'tokenizer_config.json': names, 'merges.txt': f'#version: 0.2\n{merges}'}
     more = {t: i for t, i in tok.special_tokens.items() if t != EOT}
     return files | ({'added_tokens.json': more} if more else {})
 
