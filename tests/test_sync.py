@@ -53,7 +53,8 @@ def test_scratch_notebooks_are_left_alone(tmp_path):
     make_export(d)
     old = files(d)
     untitled = '{"cells": [{"cell_type": "markdown", "source": "some thoughts", "metadata": {}}], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}'
-    scratch = {'nbs/Untitled.ipynb': '', 'nbs/empty.ipynb': empty, 'nbs/engine/Untitled1.ipynb': code_alone, 'nbs/a b.ipynb': untitled, 'nbs/new/list.ipynb': '[]'}
+    title_alone = untitled.replace('some thoughts', '# My thoughts')
+    scratch = {'nbs/Untitled.ipynb': '', 'nbs/thoughts.ipynb': title_alone, 'nbs/empty.ipynb': empty, 'nbs/engine/Untitled1.ipynb': code_alone, 'nbs/a b.ipynb': untitled, 'nbs/new/list.ipynb': '[]'}
     seen = (d/'nbs'/'02_attention.ipynb').read_text(encoding='utf-8')
     hidden = {'nbs/.ipynb_checkpoints/02_attention-checkpoint.ipynb': seen, 'nbs/engine/.ipynb_checkpoints/files-checkpoint.ipynb': seen}
     for name,s in (scratch | hidden).items():
