@@ -5,11 +5,11 @@ import pytest
 
 root = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(root/'tools'))
-from machines import Background, Env, avx2, build_wheel, by_length, copy_repo, link_distribution, make_env, one_thread, run_notebook
+from machines import HANGS, Background, Env, avx2, build_wheel, by_length, copy_repo, link_distribution, make_env, one_thread, run_notebook
 from project import cfg, nb_name, notebook_paths
 nbs = notebook_paths()
 
-def run(*cmd, ok=True, timeout=1800, **kw):
+def run(*cmd, ok=True, timeout=HANGS, **kw):
     "Run a command, which is ended only if it hangs; unless it succeeds, the test fails and shows what was printed"
     r = subprocess.run([str(c) for c in cmd], capture_output=True, text=True, encoding='utf-8', timeout=timeout, stdin=subprocess.DEVNULL, **kw)
     r.stdout, r.stderr = (re.sub(r'\x1b\[[0-9;]*m', '', t) for t in (r.stdout, r.stderr)) # no colours

@@ -129,7 +129,7 @@ def test_search(site, page):
     "Search finds a word of a lesson over file://, and its row leads there"
     page.size(); page.goto((site/'index.html').as_uri(), drawn)
     find = """(async () => { const q = document.getElementById('q'); document.getElementById('found').innerHTML = ''; q.value = %r; q.dispatchEvent(new Event('input'));
-              for (let i = 0; i < 100 && !document.querySelector('#found > *'); i++) await new Promise(r => setTimeout(r, 50));
+              for (let i = 0; i < 6000 && !document.querySelector('#found > *'); i++) await new Promise(r => setTimeout(r, 50));
               return [...document.querySelectorAll('#found > a')].map(a => a.getAttribute('href')) })()"""
     assert page.js(find % 'causal mask')[0].startswith('attention.html#')
     assert page.js(find % 'zzxyzzy') == []

@@ -33,6 +33,7 @@ def test_nothing_changes(tmp_path):
 def test_a_change_is_seen(tmp_path):
     "An edit in a module, an output with an execution count, a module that was never committed"
     d = copy_repo(tmp_path, 'nbs', 'tools', 'images')
+    make_export(d)
     old = files(d)
     with (d/'slm_scratch'/'attention.py').open('a', encoding='utf-8') as f: f.write('\nx = 1\n')
     (d/'slm_scratch'/'model.py').unlink()
@@ -49,9 +50,11 @@ code_alone = '{"cells": [{"cell_type": "code", "source": "1+1", "metadata": {}, 
 def test_scratch_notebooks_are_left_alone(tmp_path):
     "What somebody tries out beside the notebooks is named, not exported and not changed, and stops nothing; Jupyter's checkpoints are not even named"
     d = copy_repo(tmp_path, 'nbs', 'tools', 'images')
+    make_export(d)
     old = files(d)
     untitled = '{"cells": [{"cell_type": "markdown", "source": "some thoughts", "metadata": {}}], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}'
-    scratch = {'nbs/Untitled.ipynb': '', 'nbs/empty.ipynb': empty, 'nbs/engine/Untitled1.ipynb': code_alone, 'nbs/a b.ipynb': untitled, 'nbs/new/list.ipynb': '[]'}
+    title_alone = untitled.replace('some thoughts', '# My thoughts')
+    scratch = {'nbs/Untitled.ipynb': '', 'nbs/thoughts.ipynb': title_alone, 'nbs/empty.ipynb': empty, 'nbs/engine/Untitled1.ipynb': code_alone, 'nbs/a b.ipynb': untitled, 'nbs/new/list.ipynb': '[]'}
     seen = (d/'nbs'/'02_attention.ipynb').read_text(encoding='utf-8')
     hidden = {'nbs/.ipynb_checkpoints/02_attention-checkpoint.ipynb': seen, 'nbs/engine/.ipynb_checkpoints/files-checkpoint.ipynb': seen}
     for name,s in (scratch | hidden).items():

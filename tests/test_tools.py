@@ -110,7 +110,9 @@ def test_pasted_pictures(tmp_path):
     assert [(tmp_path/'site'/s).read_bytes() for s in srcs] == [png(1), png(2), png(3), png(4), svg.encode()]
 
 def test_a_missing_attachment_is_named(tmp_path):
-    r = page(tmp_path, [('![a](attachment:gone.png)', {})])
+    "Though the cell above holds one of that name"
+    above = ('![a](attachment:gone.png)', {'gone.png': ('image/png', base64.b64encode(png(1)).decode())})
+    r = page(tmp_path, [above, ('![b](attachment:gone.png)', {})])
     assert r.returncode == 1 and "nbs/engine/pasted.ipynb: a cell shows the attachment 'gone.png'" in r.stderr.splitlines()[-1]
 
 def test_links_between_folders(tmp_path):
