@@ -71,6 +71,13 @@ CONTENDERS = {'ours, readable': readable, 'ours': ours, 'ours, int8': partial(ou
               'transformers, bf16': partial(transformers, dtype=torch.bfloat16), 'CTranslate2': ctranslate2,
               'CTranslate2, int8': partial(ctranslate2, kind='int8'), 'nanoGPT': nanogpt}
 
+def here():
+    "The contenders without those that this processor could only emulate: bf16 takes minutes then"
+    from slm_scratch.train import device_facts
+    native = device_facts('cpu')['bf16']
+    if not native: print('transformers, bf16: skipped (this processor has no bf16; --only names it)')
+    return [name for name in CONTENDERS if native or 'bf16' not in name]
+
 # ---- each in a process of its own: a line in, a line out ----
 
 def work(a):
@@ -119,7 +126,7 @@ def main():
     model.save_pretrained(folder); model.save(folder.parent/'model.pth'); model8.save(folder.parent/'model8.pth')
     (folder.parent/'prompts.json').write_text(json.dumps(torch.randint(1000, 9000, (a.batch, a.prompt)).tolist()), encoding='utf-8')
     workers, argv = {}, [x for k in ('preset', 'top_k', 'threads', 'nanogpt') for x in (f'--{k.replace("_", "-")}', str(getattr(a, k)))]
-    for name in a.only or CONTENDERS:
+    for name in a.only or here():
         w = Worker(name, folder, argv)
         if w.state == 'ready': workers[name] = w
         else: print(f'{name}: skipped ({w.state})')

@@ -1,11 +1,11 @@
 """One training step, ours beside nanoGPT's model and transformers' GPT-2: the same weights' shape, the same batches, each in a process of its own.
 
     python bench/train.py --nanogpt PATH      # a checkout of karpathy/nanoGPT; without it, git fetches one into a temporary folder
-    python bench/train.py --ours fp32 bf16    # and how we compute; bf16-compile is with torch.compile
+    python bench/train.py --ours fp32 bf16    # how we compute, instead of as `auto` chooses; bf16-compile is with torch.compile
 
 Tokens a second: the fastest of a few rounds, which are taken in turn, so that a busy minute hurts all alike. Memory: the peak of the process, less what it
 had after its imports. Peers run as they come on a CPU: float32, AdamW as they make it. Nothing of theirs is part of this project."""
-import argparse, json, math, os, resource, subprocess, sys, tempfile, time
+import argparse, importlib.util, json, math, os, resource, subprocess, sys, tempfile, time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -131,9 +131,20 @@ def peaks(names, args):
     return res
 
 def fetch_nanogpt(folder):
-    "nanoGPT, into a temporary folder"
-    subprocess.run(['git', 'clone', '-q', '--depth', '1', 'https://github.com/karpathy/nanoGPT', str(folder)], check=True)
+    "nanoGPT, into a temporary folder; None, with one line, if it cannot be fetched"
+    cmd = ['git', 'clone', '-q', '--depth', '1', 'https://github.com/karpathy/nanoGPT', str(folder)]
+    try: subprocess.run(cmd, check=True, capture_output=True, timeout=60)
+    except (OSError, subprocess.SubprocessError) as e:
+        print(f'nanogpt: skipped ({type(e).__name__}; --nanogpt names a checkout)')
+        return None
     return folder
+
+def available_peers(args):
+    "The names of the peers that are here"
+    found = ['nanogpt'] if args.nanogpt else []
+    if importlib.util.find_spec('transformers'): return [*found, 'transformers']
+    print('transformers: skipped (not installed)')
+    return found
 
 def table(speed, memory, first, names):
     "Markdown, with ratios to each peer"
@@ -149,7 +160,7 @@ def table(speed, memory, first, names):
 if __name__ == '__main__':
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument('--nanogpt', type=Path, help='a checkout of karpathy/nanoGPT')
-    ap.add_argument('--ours', nargs='*', default=['fp32', 'bf16'], help='precisions of ours')
+    ap.add_argument('--ours', nargs='*', default=['auto'], help='precisions of ours')
     ap.add_argument('--batch', type=int, default=4); ap.add_argument('--block', type=int, default=256)
     ap.add_argument('--memory_batch', type=int, default=16, help='windows in a batch where memory is measured; 0: do not')
     ap.add_argument('--rounds', type=int, default=5)
@@ -160,13 +171,14 @@ if __name__ == '__main__':
     if args.worker: sys.exit(worker(args.worker, args.nanogpt, args.batch, args.block))
     with tempfile.TemporaryDirectory() as tmp:
         if args.nanogpt is None: args.nanogpt = fetch_nanogpt(Path(tmp)/'nanoGPT')
-        import torch, transformers
-        names = ['nanogpt', 'transformers', *(f'ours-{p}' for p in args.ours)]
+        import torch
+        names = [*available_peers(args), *(f'ours-{p}' for p in args.ours)]
         speed, first = race(names, args)
         more = [*names, f'ours-{args.ours[0]}-recompute']
         memory = peaks(more, args)
     print(f'{args.batch} x {args.block} tokens a step, {args.rounds} rounds; memory at {args.memory_batch} x {args.block}; torch {torch.__version__}, '
-          f'transformers {transformers.__version__}, {os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())} thread(s)\n')
+          f'{os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())} thread(s)\n')
     print(table(speed, memory, first, names))
-    if memory: print(f'\nwith checkpoint_activations: {memory[more[-1]]/1e9:.2f} GB, {memory[more[-1]]/memory["nanogpt"]:.0%} of nanogpt')
+    if memory: print(f'\nwith checkpoint_activations: {memory[more[-1]]/1e9:.2f} GB' +
+                     (f', {memory[more[-1]]/memory["nanogpt"]:.0%} of nanogpt' if 'nanogpt' in memory else ''))
     if args.json: args.json.write_text(json.dumps(dict(speed=speed, memory=memory, first=first)), encoding='utf-8')

@@ -1,19 +1,31 @@
 "A small language model, built, trained and explained from scratch in six notebooks."
 __version__ = "0.1.0"
-import os as _os
-# Threads of PyTorch wait for each other by spinning. Where other programs want the same cores, they spin away their own time, and two threads become
-# many times slower than one; a tenth of the usual patience costs nothing on a quiet machine. (Read by OpenMP of GNU, if torch is not imported yet.)
+import os as _os, signal as _signal, sys as _sys
+
+def _leave(*_): _os._exit(130)
+
+def _start_program():
+    "In our programs: Ctrl-C while PyTorch is imported ends without a traceback, and closed standard streams become empty ones"
+    started = _os.path.basename((getattr(_sys, 'argv', None) or [''])[0])
+    if started == '-m': ours = 'slm_scratch' in _sys.orig_argv
+    else: ours = started.split('.')[0].removesuffix('-script') in ('slm-train', 'slm-generate', 'slm-eval', 'slm-demo')
+    if not ours: return
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler: _signal.signal(_signal.SIGINT, _leave)
+    number = 0
+    while number <= 2: number = _os.open(_os.devnull, _os.O_RDWR) # takes the lowest number that is free
+    _os.close(number)
+_start_program()
+
+# PyTorch's threads wait for each other in a busy loop. With other programs on the same cores, a long loop makes two threads several times slower
+# than one; this shorter one costs nothing on a quiet machine. (Read by GNU's OpenMP, if torch is not imported yet.)
 _os.environ.setdefault('GOMP_SPINCOUNT', '30000')
-from importlib import import_module as _import
 from .tokenizer import Tokenizer
+from .data import TaleGrammar, check_tale
+from .engine.corpus import read_texts
 from .model import ModelConfig, MODEL_CONFIG, PRESETS, SmallLanguageModel
 from . import generate as _generate # gives `SmallLanguageModel` its `generate` and `stream`
+from .train import LanguageModelTrainer, evaluate
 del _generate
 
-# The training half comes when it is asked for, so that `python -m slm_scratch.train` imports it once.
-_later = dict(LanguageModelTrainer='train', evaluate='train', TaleGrammar='data', check_tale='data', read_texts='engine.corpus')
-__all__ = ['Tokenizer', 'ModelConfig', 'MODEL_CONFIG', 'PRESETS', 'SmallLanguageModel', *_later]
-
-def __getattr__(name):
-    if name in _later: return getattr(_import(f'.{_later[name]}', __name__), name)
-    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+__all__ = ['Tokenizer', 'ModelConfig', 'MODEL_CONFIG', 'PRESETS', 'SmallLanguageModel', 'LanguageModelTrainer', 'evaluate',
+           'TaleGrammar', 'check_tale', 'read_texts']

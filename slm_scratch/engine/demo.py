@@ -9,13 +9,13 @@ __all__ = ['DEMO_PROMPT', 'DEMO_CONFIG', 'DEMO_TRAINING', 'demo_model', 'judge',
 import shlex, sys, textwrap, time
 from pathlib import Path
 import torch
-from fastcore.script import call_parse, store_true
 from ..tokenizer import Tokenizer
 from ..data import TaleGrammar, check_tale, tales
 from .corpus import prepare
+from .files import as_path, is_real, is_whole
 from ..model import ModelConfig, SmallLanguageModel, predict_parameters
 from ..train import LanguageModelTrainer, evaluate
-from .cli import run_cli
+from .cli import program
 import slm_scratch.generate
 
 # %% ../../nbs/engine/demo.ipynb #91ea8094
@@ -49,12 +49,13 @@ def demo(
     out_dir='runs/demo', # folder of the run; a second call there goes straight to the stories
     n_stories:int=10, # to tell and to judge
     seed:int=0, # of data, weights and stories
-    fresh:bool=False, # start over where the folder holds another run
-    resume_line:str=None, # what to print after an interruption: the call, unless told
-) -> dict: # what was measured, and the stories; only `stopped` where a signal ended the training
+    fresh:bool=False, # start over if the folder holds another run
+    resume_line:str=None, # what to print after an interruption; None: the call
+) -> dict: # what was measured, and the stories; only `stopped` if a signal ended the training
     "From nothing to a told story: write a corpus, learn its vocabulary, train a model, let it tell, count what is right"
-    if n_stories < 1: raise ValueError(f'n_stories={n_stories}: must be at least 1; 10 give a first count')
-    began, out, say = time.time(), Path(out_dir), lambda *lines: print(*lines, sep='\n', flush=True)
+    _check_demo(minutes, n_stories, seed)
+    out = as_path(out_dir, 'out_dir')
+    began, say = time.time(), lambda *lines: print(*lines, sep='\n', flush=True)
     grammar = TaleGrammar.load()
     say(f'1. A grammar writes stories, each with {grammar.entropy():.0f} bits of surprise on average. One of them:', '', fold(tales(1, seed)[0].text), '')
     model = demo_model(seed=seed)
@@ -62,7 +63,7 @@ def demo(
     say(f'2. A vocabulary of {model.tokenizer.vocab_size:,} tokens is learned from them; {train.n_documents:,} stories become {len(train):,} tokens.', '',
         f'3. A transformer with {predict_parameters(model.config)["total"]:,} random weights learns to guess the next token.')
     trainer = LanguageModelTrainer(model)
-    trainer.resume_line = resume_line or f'demo({minutes:g}, {str(out_dir)!r}, {n_stories}, {seed})'
+    trainer.resume_line = resume_line or f'demo({minutes:g}, {str(out)!r}, {n_stories}, {seed})'
     history = trainer.train((train, valid), max_minutes=minutes, out_dir=out, seed=seed, resume=not fresh, **DEMO_TRAINING)
     if history.stopped: return dict(stopped=history.stopped)
     score = evaluate(model, valid, max_documents=300)
@@ -77,6 +78,14 @@ def demo(
     return dict(bits_per_byte=score.bits_per_byte, floor=score.floor, above=above, stderr=score.stderr, **counts, told=stories,
                 history=history, model=model, seconds=time.time() - began)
 
+def _check_demo(minutes, n_stories, seed):
+    "Raise one ValueError for all that is wrong"
+    wrong = []
+    if not is_real(minutes) or minutes <= 0: wrong.append(f'minutes={minutes}: must be a number above 0; 4.5 give good stories')
+    if not is_whole(n_stories, 1): wrong.append(f'n_stories={n_stories}: must be at least 1; 10 give a first count')
+    if not is_whole(seed, 0): wrong.append(f'seed={seed}: must be a whole number, 0 or more')
+    if wrong: raise ValueError('\n- '.join([f'{len(wrong)} wrong argument(s):', *wrong]))
+
 def fold(
     text, # with or without line ends
 ): # the same, in lines that fit a terminal
@@ -84,25 +93,21 @@ def fold(
     return '\n'.join(textwrap.fill(p, 96, initial_indent='   ', subsequent_indent='   ') for p in text.splitlines())
 
 # %% ../../nbs/engine/demo.ipynb #2dc7a43c
-@call_parse
+@program
 def demo_cli(
     minutes:float=4.5, # minutes of training; more gives better stories
-    out_dir:str='runs/demo', # folder for the run; where it holds a finished one, only the stories are told
+    out_dir:str='runs/demo', # folder for the run; if it holds a finished one, only the stories are told
     stories:int=10, # stories to tell and judge
     seed:int=0, # of data, weights and stories
-    fresh:store_true=False, # start over where the folder holds another run
+    fresh:bool=False, # start over if the folder holds another run
 ):
-    "Train a small model on stories that a grammar writes, and let it tell some: a few minutes on two CPU cores, no download"
-    run_cli(lambda: _demo(minutes, out_dir, stories, seed, fresh), 'slm-demo')
-
-def _demo(minutes, out_dir, stories, seed, fresh):
-    "What `slm-demo` does; the name of the signal that stopped it, or None"
+    "Train a small model on stories that a grammar writes, and let it tell some: a few minutes on two CPU cores, no download."
     result = demo(minutes, out_dir, stories, seed, fresh, shlex.join(['slm-demo', *sys.argv[1:]]))
     if result.get('stopped'): return result['stopped']
-    picture = Path(out_dir)/'loss.png'
-    result['history'].plot(picture)
-    print(f'\n{result["seconds"]:.0f} seconds in all. The loss curve is in {picture}, the model in {Path(out_dir)/"model.pth"}.\nNow try:\n'
-          f'  slm-generate "Once upon a time" --model {Path(out_dir)/"model.pth"} --temperature 1.2\n'
+    out = as_path(out_dir, 'out_dir')
+    result['history'].plot(out/'loss.png')
+    print(f'\n{result["seconds"]:.0f} seconds in all. The loss curve is in {out/"loss.png"}, the model in {out/"model.pth"}.\nNow try:\n'
+          f'  slm-generate "Once upon a time" --model {shlex.quote(str(out/"model.pth"))} --temperature 1.2\n'
           f'  slm-demo --minutes 15 --out_dir runs/longer   # nearer to the floor\n'
-          f'  slm-train your_text.txt --minutes 20          # a model of your own text\n'
-          f'  make notebook                                 # read how all this works')
+          f'  slm-train your_text.txt --minutes 20          # a model of your own text'
+          + '\n  make notebook                                 # read how all this works'*Path('Makefile').exists())
