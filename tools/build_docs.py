@@ -1,11 +1,25 @@
 "Build the site in `_docs/` and `README.md` from the notebooks. KaTeX sets the formulas here; Mermaid draws the diagrams in the reader's browser."
-import argparse, html, json, re, shutil, subprocess, sys, tarfile, tempfile
+import argparse, html, json, os, re, shutil, subprocess, sys, tarfile, tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from lesson import Writer, alerts, blob, cfg, colab, notebooks, plain, reference, root, text
 
 here = Path(__file__).resolve().parent/'site' # the template, its look and its script
 versions = dict(katex='0.19.1', mermaid='11.4.1') # from npm
+
+# ---- modules ----
+
+def export():
+    "Clean the project's notebooks and write its modules, as nbdev_clean and nbdev_export do, but pass scratch notebooks over"
+    from nbdev.clean import nbdev_clean
+    from nbdev.doclinks import _build_modidx, add_init
+    from nbdev.export import nb_export
+    os.chdir(root) # nbdev looks for settings.ini here
+    for nb in sorted(notebooks(warn=False), key=lambda nb: nb.path.name): # nbdev's order
+        nbdev_clean.__wrapped__(str(nb.path))
+        nb_export(nb.path)
+    add_init(root/cfg['lib_path'])
+    _build_modidx()
 
 # ---- README.md ----
 
@@ -18,12 +32,13 @@ def gfm(s):
         return '\n'.join([f'> [!{alerts[m[1]]}]'] + [f'> {l}'.rstrip() for l in body.splitlines()])
     s = re.sub(r'^:{3,} ?\{\.callout-(\w+)[^}]*\}\n(.*?)^:{3,}$', alert, s, flags=re.M|re.S)
     s = re.sub(r'(\]\(|src="|href=")\.\./', r'\1', s)
-    return re.sub(r'(\]\(|href=")(\w+\.ipynb)', rf'\1{cfg["nbs_path"]}/\2', s)
+    return re.sub(r'(\]\(|href=")((?:[\w-]+/)*[\w-]+\.ipynb)', rf'\1{cfg["nbs_path"]}/\2', s)
 
 def readme(nb):
     "The text of `README.md`, from the index"
     out = [f'# {nb.title}', f"<!-- Written from {cfg['nbs_path']}/index.ipynb by tools/build_docs.py: edit the notebook. -->", f'> {nb.promise}']
     for c in nb.cells:
+        if c.attachments: sys.exit(f'{nb.address}: a picture is pasted into a cell ({", ".join(c.attachments)}); save it in images/ and link to it: README.md cannot hold it')
         if c.kind == 'markdown': out.append(gfm(c.src))
         if c.kind != 'code' or c.hidden: continue
         if c.dirs.get('echo') != 'false' and not (c.exported and not c.shown): out.append(f'```python\n{c.src}\n```')
@@ -97,6 +112,7 @@ class Page:
     body:str
     toc:list # (level, anchor, label) of its headings
     links:list # (address, label) under its title
+    group:str='' # the heading above it in the navigation
 
     def sections(self, body):
         "The parts of the page for search: page, anchor, title, text"
@@ -110,9 +126,12 @@ class Page:
         "The whole page, between its neighbours"
         i, esc = pages.index(self), html.escape
         def near(j, rel, text): return f'<a rel="{rel}" href="{pages[j].name}.html">{text.format(esc(pages[j].title))}</a>' if 0 <= j < len(pages) else '<span></span>'
-        def nav(p): return f'<a href="{p.name}.html"{" aria-current=page" if p is self else ""}>{"Start" if p.name == "index" else esc(p.title)}</a>'
+        def nav(p, before):
+            heading = f'<p class="group">{esc(p.group)}</p>' if p.group and p.group != before else ''
+            return f'{heading}<a href="{p.name}.html"{" aria-current=page" if p is self else ""}>{"Start" if p.name == "index" else esc(p.title)}</a>'
+        groups = [''] + [p.group for p in pages]
         fill = dict(name=self.name, title=esc(self.title), promise=esc(self.promise), body=self.body, site=esc(cfg['title']), git=cfg['git_url'], year=cfg['copyright'],
-            full_title=esc(self.title if self.name == 'index' else f"{self.title} · {cfg['title']}"), nav=''.join(map(nav, pages)),
+            full_title=esc(self.title if self.name == 'index' else f"{self.title} · {cfg['title']}"), nav=''.join(map(nav, pages, groups)),
             links=''.join(f'<a href="{u}">{t}</a>' for u,t in self.links), toc=''.join(f'<a class="h{l}" href="#{a}">{esc(t)}</a>' for l,a,t in self.toc),
             prev=near(i-1, 'prev', '← {}'), next=near(i+1, 'next', '{} →'),
             katex='<link rel="stylesheet" href="assets/katex/katex.min.css">' if 'class="katex' in self.body else '',
@@ -120,10 +139,11 @@ class Page:
         return re.sub(r'\{\{(\w+)\}\}', lambda m: fill[m[1]], template)
 
 def lesson_page(nb, writer):
-    links = [(f'{colab}/{nb.path.name}', '<img src="assets/colab.svg" width="117" height="20" alt="Open in Colab">'),
-             (f"{blob}/{cfg['nbs_path']}/{nb.path.name}", 'Notebook')]
-    if nb.module: links.append((f"{blob}/{cfg['lib_path']}/{nb.module}.py", 'Module'))
-    return Page(nb.name, nb.title, nb.promise, writer.body(nb), writer.toc, links)
+    links = [(f'{colab}/{nb.address}', '<img src="assets/colab.svg" width="117" height="20" alt="Open in Colab">'),
+             (f'{blob}/{nb.address}', 'Notebook')]
+    if nb.module: links.append((f'{blob}/{nb.module_path}', 'Module'))
+    group = '' if nb.is_lesson else nb.folder.capitalize()
+    return Page(nb.name, nb.title, nb.promise, writer.body(nb), writer.toc, links, group)
 
 def build(site):
     "Build the site in the folder `site`; the number of its pages"
@@ -135,7 +155,8 @@ def build(site):
     new_writer = lambda: Writer(nbs, maths, site)
     pages = [lesson_page(nb, new_writer()) for nb in nbs]
     w = new_writer()
-    pages.append(Page('reference', 'Reference', 'The whole package on one page.', reference(w, nbs), w.toc, []))
+    n_lessons = sum(nb.is_lesson for nb in nbs)
+    pages.insert(n_lessons, Page('reference', 'Reference', 'The whole package on one page.', reference(w, nbs), w.toc, []))
 
     found = [row for p in pages for row in p.sections(maths.as_tex(p.body))]
     write(site/'assets'/'search.js', 'window.SEARCH = ' + json.dumps(found, ensure_ascii=False, separators=(',', ':')) + '\n')
@@ -150,8 +171,10 @@ if __name__ == '__main__':
     ap = argparse.ArgumentParser(description=__doc__)
     ap.add_argument('--readme', action='store_true', help='only write README.md')
     ap.add_argument('--no-readme', action='store_true', help='leave README.md as it is')
+    ap.add_argument('--export', action='store_true', help='before that, clean the notebooks and write the modules')
     ap.add_argument('--out', type=Path, default=root/cfg['doc_path'], help='folder of the site')
     args = ap.parse_args()
-    index = next((nb for nb in notebooks() if nb.stem == 'index'), None)
+    if args.export: export()
+    index = next((nb for nb in notebooks(warn=args.readme) if nb.address == f"{cfg['nbs_path']}/index.ipynb"), None)
     if index and not args.no_readme: (root/'README.md').write_text(readme(index), encoding='utf-8')
     if not args.readme: print(f'{build(args.out)} pages in {args.out}')

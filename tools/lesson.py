@@ -1,7 +1,7 @@
 "The parts of a page of the site: notebooks read into cells, cells turned into HTML, the reference from docments."
-import ast, base64, html, importlib, inspect, json, re, sys
-from configparser import ConfigParser
+import ast, base64, html, importlib, inspect, json, posixpath, re, sys
 from pathlib import Path
+from urllib.parse import unquote
 from fastcore.docments import docments
 from markdown_it import MarkdownIt
 from mdit_py_plugins.container import container_plugin
@@ -10,23 +10,15 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 from pygments.util import ClassNotFound
+from project import cfg, is_lesson, nbs_dir, notebook_paths, read_cells, read_head, root, text
 
-root = Path(__file__).resolve().parent.parent
-
-def settings():
-    "The settings of the project, with its addresses"
-    cfg = ConfigParser(delimiters=['='])
-    cfg.read(root/'settings.ini', encoding='utf-8')
-    return dict(cfg['DEFAULT'])
-cfg = settings()
 blob = f"{cfg['git_url']}/blob/{cfg['branch']}"
-colab = f"https://colab.research.google.com/github/{cfg['user']}/{cfg['repo']}/blob/{cfg['branch']}/{cfg['nbs_path']}"
+colab = f"https://colab.research.google.com/github/{cfg['user']}/{cfg['repo']}/blob/{cfg['branch']}"
 badge_svg = 'https://colab.research.google.com/assets/colab-badge.svg'
 alerts = dict(note='NOTE', tip='TIP', warning='WARNING', important='IMPORTANT', caution='CAUTION') # callouts, and GitHub's names for them
 
 # ---- notebooks ----
 
-def text(s): return ''.join(s) if isinstance(s, list) else s
 def plain(s):
     "Text as a terminal leaves it: no colours, and of a line that was overwritten only its last state"
     s = re.sub(r'\x1B(?:[@-Z\\-_]|\[[0-?]*[ -/]*[@-~])', '', s).replace('\r\n', '\n')
@@ -39,6 +31,7 @@ class Cell:
     def __init__(self, c):
         lines = text(c['source']).splitlines()
         self.kind, self.outputs = c['cell_type'], c.get('outputs', [])
+        self.attachments = c.get('attachments') or {}
         is_dir = lambda l: self.kind == 'code' and l.startswith('#|')
         ds = [l[2:].strip() for l in lines if is_dir(l)]
         self.dirs = {k.rstrip(':'): v for k,_,v in (d.partition(' ') for d in ds)}
@@ -48,20 +41,29 @@ class Cell:
         self.exported = self.shown or bool({'export', 'exporti'} & self.dirs.keys())
 
 class Notebook:
-    "A notebook to be a page: title and promise from its first markdown cell, the module that it exports"
+    "A notebook to be a page: title and promise from its first cell, the module that it exports"
     def __init__(self, path):
-        self.path, self.stem = path, path.stem
-        cells = [Cell(c) for c in json.loads(path.read_text(encoding='utf-8'))['cells']]
-        first = next(c for c in cells if c.kind == 'markdown')
-        self.title, _, rest = first.src.partition('\n')
-        self.title = self.title.removeprefix('# ').strip()
-        promise = [l[1:].strip() for l in rest.strip().splitlines() if l.startswith('>')]
-        self.promise = ' '.join(promise)
-        first.src = '\n'.join(l for l in rest.strip().splitlines() if not l.startswith('>')) # what else the cell says
+        self.path, self.stem, self.is_lesson = path, path.stem, is_lesson(path)
+        raw = read_cells(path)
+        self.title, self.promise, rest = read_head(raw)
+        cells = [Cell(c) for c in raw if text(c.get('source', '')).strip()]
+        cells[0].src = rest # what else the first cell says
         self.module = next((c.dirs['default_exp'] for c in cells if 'default_exp' in c.dirs), None)
         self.cells = [c for c in cells if c.src.strip() and (not c.hidden or c.exported)]
-        self.name = re.sub(r'^\d+[a-z]?_', '', self.stem) # the page's name, as nbdev gives it: 02_attention -> attention
+        self.folder = path.relative_to(nbs_dir).parent.as_posix() # '.' for a lesson, 'engine' for an engine room
+        name = re.sub(r'^\d+[a-z]?_', '', self.stem) # 02_attention -> attention
+        self.name = name if self.is_lesson else f"{self.folder.replace('/', '-')}-{name}" # the name of its page
         self.symbols = [n for c in cells if c.exported for n in defined(c.src)]
+
+    @property
+    def address(self):
+        "The notebook's path in the repository"
+        return self.path.relative_to(root).as_posix()
+
+    @property
+    def module_path(self):
+        "Its module's path in the repository"
+        return f"{cfg['lib_path']}/{self.module.replace('.', '/')}.py"
 
 def defined(src):
     "Public names of the functions and classes that `src` defines, methods added by `@patch` as `Class.name`"
@@ -74,10 +76,9 @@ def defined(src):
     names = [(full(o) if hasattr(o, 'args') else o.name) for o in body if isinstance(o, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))]
     return [n for n in names if not n.split('.')[-1].startswith('_')]
 
-def notebooks():
-    "All notebooks, the index first"
-    ps = sorted((root/cfg['nbs_path']).glob('*.ipynb'), key=lambda p: (p.stem != 'index', p.stem))
-    return [Notebook(p) for p in ps]
+def notebooks(warn=True):
+    "The project's notebooks, the index first; a scratch notebook is left out, and with `warn` named on stderr"
+    return [Notebook(p) for p in notebook_paths(warn)]
 
 # ---- pages ----
 
@@ -94,7 +95,8 @@ class Writer:
                  site, # folder for pictures
                 ):
         self.maths, self.site, self.toc, self.ids, self.n_img = maths, site, [], set(), 0
-        self.pages = {nb.stem: nb.name for nb in nbs}
+        self.pages = {nb.address: nb.name for nb in nbs}
+        self.folder, self.attached = cfg['nbs_path'], {} # of the notebook at work: its folder, and the pictures pasted into its cells
         self.symbols = {n: f'{nb.name}.html#{n.lower()}' for nb in nbs for n in nb.symbols} # where each exported name is explained
         self.symbols |= {f'{cfg["lib_path"]}.{nb.module}': f'{nb.name}.html' for nb in nbs if nb.module}
         md = MarkdownIt('commonmark', {'html': True}).enable(['table', 'strikethrough'])
@@ -118,11 +120,31 @@ class Writer:
 
     def href(self, h):
         "A link as the site needs it: to its own pages and pictures by their names here"
-        m = re.fullmatch(r'(?:\./)?([\w-]+)\.ipynb(#.*)?', h)
-        if m and m[1] in self.pages: return f'{self.pages[m[1]]}.html{m[2] or ""}'
-        if h.startswith('../images/'): return h.removeprefix('../')
-        if h.startswith('../'): return f'{blob}/{h.removeprefix("../")}'
-        return h
+        if h.startswith('attachment:'): return self.attachment(unquote(h.removeprefix('attachment:')))
+        path, _, place = h.partition('#')
+        if not path or re.match(r'[a-zA-Z][\w+.-]*:|/', path): return h
+        to = posixpath.normpath(posixpath.join(self.folder, unquote(path)))
+        place = f'#{place}' if place else ''
+        if to in self.pages: return f'{self.pages[to]}.html{place}'
+        if to.startswith('images/'): return to
+        return h if to.startswith(cfg['nbs_path'] + '/') else f'{blob}/{to}{place}'
+
+    def attachment(self, name):
+        "A picture that was pasted into the cell at work, as a file of the site; `name` is what the cell calls it"
+        if name not in self.attached:
+            sys.exit(f"{self.nb.address}: a cell shows the attachment '{name}', but does not hold it; save the picture in images/ and link to it")
+        mime, data = next(iter(self.attached[name].items()))
+        data = text(data)
+        raw = data.encode('utf-8') if data.lstrip().startswith('<') else base64.b64decode(data) # an SVG may be there as text
+        return self.picture(raw, Path(name).suffix or '.' + re.split(r'[/+]', mime)[1])
+
+    def picture(self, data, suffix):
+        "The address of a new picture on this page"
+        self.n_img += 1
+        name = f'images/{self.nb.name}-{self.n_img}{suffix}'
+        (self.site/'images').mkdir(parents=True, exist_ok=True)
+        (self.site/name).write_bytes(data)
+        return name
 
     def markdown(self, src):
         "Markdown to HTML: anchors on headings, links to our pages, names of ours in backticks linked"
@@ -180,7 +202,7 @@ class Writer:
         self.marked |= set(names)
         if c.hidden or c.dirs.get('echo') == 'false': return marks
         if not c.exported: return code_html(c.src)
-        where = f"{cfg['lib_path']}/{self.nb.module}.py"
+        where = self.nb.module_path
         if c.shown: return f'<div class="export">{marks}<a class="where" href="{blob}/{where}">{where}</a>{code_html(c.src)}</div>'
         about = ', '.join(f'<code>{n}</code>' for n in names) or 'imports and constants'
         return f'{marks}<details class="export"><summary>{where}: {about}</summary>{code_html(c.src)}</details>'
@@ -195,15 +217,12 @@ class Writer:
             return f'<pre class="out">{html.escape(t)}</pre>' if t.strip() else ''
         if 'image/svg+xml' in d: return f'<figure>{text(d["image/svg+xml"])}</figure>'
         if 'image/png' in d:
-            self.n_img += 1
             data = base64.b64decode(text(d['image/png']))
-            name = f'{self.nb.name}-{self.n_img}.png'
-            (self.site/'images').mkdir(exist_ok=True)
-            (self.site/'images'/name).write_bytes(data)
+            src = self.picture(data, '.png')
             w, h = (int.from_bytes(data[i:i+4], 'big') for i in (16, 20))
             alt = c.dirs.get('fig-alt') or c.dirs.get('fig-cap') or f'Figure {self.n_img}: drawn by the cell above'
             cap = f'<figcaption>{html.escape(c.dirs["fig-cap"])}</figcaption>' if 'fig-cap' in c.dirs else ''
-            return f'<figure><img src="images/{name}" width="{w}" height="{h}" alt="{html.escape(alt)}">{cap}</figure>'
+            return f'<figure><img src="{src}" width="{w}" height="{h}" alt="{html.escape(alt)}">{cap}</figure>'
         if 'text/markdown' in d: return self.markdown(text(d['text/markdown']))
         if 'text/html' in d: return f'<div class="html">{text(d["text/html"])}</div>'
         t = plain(text(d.get('text/plain', '')))
@@ -212,7 +231,9 @@ class Writer:
     def body(self, nb):
         "The page of a notebook, below its title"
         self.nb, self.marked, self.ids, out = nb, set(), {n.lower() for n in nb.symbols}, []
+        self.folder = posixpath.dirname(nb.address)
         for c in nb.cells:
+            self.attached = c.attachments
             if c.kind == 'markdown':
                 if badge_svg in c.src and len(c.src) < 400: continue # the page's head has its own
                 out.append(self.markdown(c.src))

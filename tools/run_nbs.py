@@ -1,26 +1,46 @@
-"Execute notebooks, each in a fresh kernel, and save their outputs in place (skipped cells keep theirs)."
-import argparse, re, tempfile, time
+"Execute notebooks as a reader's Jupyter does: a fresh kernel for each, every cell, whatever its directives say. Outputs are saved in place."
+import argparse, re, sys, tempfile, time
 from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 
-class Client(NotebookClient):
-    "Run every cell but those tagged with one of the directives in `skip`"
-    skip = re.compile('$^')
-    async def async_execute_cell(self, cell, *args, **kwargs):
-        if cell.cell_type == 'code' and self.skip.search(cell.source): return cell
-        return await super().async_execute_cell(cell, *args, **kwargs)
+colours = re.compile(r'\x1b\[[0-9;]*m')
+
+class Stopped(Exception): "A notebook that did not reach its end; the message names the cell"
+
+def heading(nb, i):
+    "The last heading at or above cell `i` of the notebook"
+    heads = [h for c in nb.cells[:i+1] if c.cell_type == 'markdown' for h in re.findall(r'^#+ +(.+)', c.source, re.M)]
+    return heads[-1] if heads else 'no heading'
+
+def first_line(source):
+    "The first line of a cell that is neither empty nor a directive"
+    return next((l for l in source.splitlines() if l.strip() and not l.startswith('#|')), '')
+
+def complaint(nb, i, error, name):
+    "What a reader needs to find the cell that failed: its place, its first line, the error, and the lines that led to it"
+    told = colours.sub('', getattr(error, 'traceback', '') or '').strip().splitlines()
+    rule = '-'*75 # above the traceback itself
+    if rule in told: told = told[told.index(rule)+1:]
+    if isinstance(error, CellExecutionError): what = colours.sub('', f'{error.ename}: {error.evalue}')
+    else: what = f'{type(error).__name__}: {error}'
+    steps = '\n'.join(told[-30:])
+    return f'{name} stopped in cell {i}, under "{heading(nb, i)}":\n    {first_line(nb.cells[i].source)}\n{what}\n\n{steps}'.strip()
 
 def execute(path, # the notebook
-            cwd=None, # the folder that it runs in: its own, unless told
-            skip='slow gpu', # directives whose cells are not run
-            timeout=600): # seconds for each cell
-    "The notebook at `path`, executed; an error in a cell raises"
-    Client.skip = re.compile(r'^\s*#\|\s*(?:eval:\s*false|' + '|'.join(skip.split()) + r')\s*$', re.M)
+            cwd=None, # the folder that it runs in; default: its own
+            timeout=1800): # seconds after which a cell counts as hanging
+    "The notebook at `path`, executed, and the seconds that each cell took; raises Stopped if a cell fails"
     nb = nbformat.read(path, as_version=4)
-    Client(nb, timeout=timeout, kernel_name='python3', record_timing=False, extra_arguments=['--log-level=ERROR'],
-           resources={'metadata': {'path': str(cwd or Path(path).parent)}}).execute()
-    return nb
+    seconds, at, began = {}, [0], [0.]
+    def start(cell, cell_index): at[0], began[0] = cell_index, time.perf_counter()
+    def end(cell, cell_index, **kwargs): seconds[cell_index] = time.perf_counter() - began[0]
+    client = NotebookClient(nb, timeout=timeout, kernel_name='python3', record_timing=False, skip_cells_with_tag='', extra_arguments=['--log-level=ERROR'],
+                            resources={'metadata': {'path': str(cwd or Path(path).parent)}}, on_cell_start=start, on_cell_executed=end)
+    try: client.execute()
+    except Exception as e: raise Stopped(complaint(nb, at[0], e, Path(path).name)) from e
+    return nb, seconds
 
 def settle(outputs):
     "Neighbouring pieces of a stream become one, and a progress bar its last state, as a terminal would leave them"
@@ -43,16 +63,21 @@ def scrub(nb):
             if 'text/plain' in data: data['text/plain'] = tmp.sub('', data['text/plain'])
     return nb
 
-if __name__ == '__main__':
+def main():
     ap = argparse.ArgumentParser(description=__doc__)
     ap.add_argument('nbs', nargs='+', type=Path)
-    ap.add_argument('--skip', default='slow gpu', help='directives whose cells are not run')
-    ap.add_argument('--cwd', help='folder to run in')
-    ap.add_argument('--timeout', type=int, default=600, help='seconds for each cell')
-    ap.add_argument('--no-save', action='store_true')
+    ap.add_argument('--cwd', help='folder to run in; default: the one of the notebook')
+    ap.add_argument('--timeout', type=int, default=1800, help='seconds after which a cell counts as hanging (default: 1800)')
+    ap.add_argument('--slowest', type=int, default=0, metavar='N', help='also show the N cells that took longest')
+    ap.add_argument('--no-save', action='store_true', help='leave the file as it is')
     args = ap.parse_args()
     for p in args.nbs:
         t = time.time()
-        nb = execute(p, args.cwd, args.skip, args.timeout)
+        try: nb, seconds = execute(p, args.cwd, args.timeout)
+        except Stopped as e: sys.exit(str(e))
         if not args.no_save: nbformat.write(scrub(nb), p)
         print(f'{p}: {time.time()-t:.1f} s', flush=True)
+        for i in sorted(seconds, key=seconds.get, reverse=True)[:args.slowest]:
+            print(f'  {seconds[i]:6.1f} s  cell {i}, {heading(nb, i)}: {first_line(nb.cells[i].source)[:80]}')
+
+if __name__ == '__main__': main()

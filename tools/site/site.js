@@ -75,7 +75,7 @@ function score([page, anchor, title, text], words) {
     if (!anchor && t.includes(w)) n += 8 // the page itself
     n += (t == w ? 20 : t.startsWith(w) ? 10 : t.includes(w) ? 6 : 0) + Math.min(b.split(w).length - 1, 5) / 2
   }
-  return page == 'reference.html' ? .7 * n : n // lessons first
+  return page == 'reference.html' ? .7 * n : page.startsWith('engine-') ? .85 * n : n // lessons first
 }
 function row([page, anchor, title, text], words) {
   const at = Math.max(0, text.toLowerCase().indexOf(words[0]) - 50)

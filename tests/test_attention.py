@@ -1,0 +1,105 @@
+"Attention beside PyTorch's own: odd sizes, caches, padding, and what surrounds a call."
+import numpy as np, pytest, torch
+from torch.nn import functional as F
+from slm_scratch.attention import KVCache, MultiHeadAttention, causal_mask, padding_mask, rotary_turn, rotate, scaled_dot_product, softmax
+
+ODD = [(1, 1, 1, 1), (2, 3, 5, 7), (3, 1, 11, 2), (1, 5, 2, 13)] # B, H, T, hs
+
+def qkv(B, H, T, hs, S=None, seed=0):
+    "Random queries, keys and values"
+    g = torch.Generator().manual_seed(seed)
+    return [torch.randn(B, H, n, hs, generator=g) for n in (T, S or T, S or T)]
+
+@pytest.mark.parametrize('shape', ODD)
+def test_causal_attention_is_that_of_torch(shape):
+    q, k, v = qkv(*shape)
+    ours, weights = scaled_dot_product(q, k, v, causal_mask(shape[2]))
+    torch.testing.assert_close(ours, F.scaled_dot_product_attention(q, k, v, is_causal=True))
+    torch.testing.assert_close(weights.sum(-1), torch.ones(shape[:3]))
+    assert (weights.triu(1) == 0).all()
+
+@pytest.mark.parametrize('B,H,T,hs,turned', [(*shape, False) for shape in ODD] + [(2, 3, 5, 8, True), (3, 1, 11, 2, True)])
+def test_module_is_that_of_torch(B, H, T, hs, turned):
+    torch.manual_seed(0)
+    C = H*hs
+    m, x = MultiHeadAttention(C, H), torch.randn(B, T, C)
+    turn = rotary_turn(torch.arange(T), hs) if turned else None
+    q, k, v = m.qkv(x).view(B, T, 3, H, hs).permute(2, 0, 3, 1, 4)
+    if turned: # turn by complex numbers
+        angle = torch.arange(T)[:, None]*10000.**(-torch.arange(0, hs, 2)/hs)
+        circle = torch.polar(torch.ones_like(angle), angle)
+        as_pairs = lambda t: torch.complex(*t.chunk(2, -1))*circle
+        q, k = (torch.cat([as_pairs(t).real, as_pairs(t).imag], -1) for t in (q, k))
+    y = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(B, T, C)
+    torch.testing.assert_close(m(x, turn=turn), m.proj(y))
+
+def test_future_tokens_change_nothing():
+    m, x = MultiHeadAttention(15, 3), torch.randn(2, 7, 15)
+    y = m(x)
+    x[:, 4:] = torch.randn(2, 3, 15)
+    torch.testing.assert_close(m(x)[:, :4], y[:, :4])
+    assert not torch.allclose(m(x)[:, 4:], y[:, 4:])
+
+def test_causal_mask_of_new_queries_is_aligned_to_the_end():
+    for T, S in [(1, 1), (1, 5), (3, 5), (5, 5)]:
+        rows = [[j <= S - T + i for j in range(S)] for i in range(T)]
+        assert causal_mask(T, S).tolist() == rows
+    with pytest.raises(ValueError, match='S must be at least 4'): causal_mask(4, 3)
+
+@torch.no_grad()
+@pytest.mark.parametrize('chunks', [[1]*9, [9], [4, 1, 3, 1], [2, 7]])
+def test_cache_gives_what_one_pass_gives(chunks):
+    m, x = MultiHeadAttention(15, 3), torch.randn(2, 9, 15)
+    cache = KVCache(2, 3, 9, 5)
+    torch.testing.assert_close(torch.cat([m(part, cache) for part in x.split(chunks, 1)], 1), m(x))
+
+@torch.no_grad()
+def test_cache_adapts_to_keys_of_another_shape_or_type():
+    cache = KVCache(2, 3, 4, 5)
+    k, v = torch.randn(2, 1, 3, 7).double(), torch.randn(2, 1, 3, 4).double()
+    keys, values = cache.append(k, v)
+    assert torch.equal(keys, k) and torch.equal(values, v) and keys.dtype == torch.float64
+    k, v = cache.append(torch.ones(2, 1, 1, 7), torch.ones(2, 1, 1, 4))
+    assert k.dtype == v.dtype == torch.float32 and k.shape == (2, 1, 4, 7)
+
+def test_cache_that_is_full_or_of_another_batch_says_so():
+    cache = KVCache(2, 3, 4, 5)
+    new = torch.randn(2, 3, 5, 5)
+    with pytest.raises(ValueError, match='max_len=4'): cache.append(new, new)
+    with pytest.raises(ValueError, match='batch=1'): cache.append(new[:1, :, :2], new[:1, :, :2])
+    assert cache.length == 0 and not cache.k.any()
+
+@torch.no_grad()
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_cache_under_autocast(dtype):
+    m, x = MultiHeadAttention(16, 2), torch.randn(2, 5, 16)
+    cache, expected = KVCache(2, 2, 5, 8), m(x)
+    with torch.autocast('cpu', dtype): steps = torch.cat([m(x[:, t:t+1], cache) for t in range(5)], 1)
+    torch.testing.assert_close(steps.float(), expected, rtol=.1, atol=.05)
+
+@torch.no_grad()
+def test_padded_rows_are_what_each_is_alone():
+    m, x, pad = MultiHeadAttention(15, 3), torch.randn(3, 6, 15), [0, 4, 2]
+    y = m(x, mask=padding_mask(torch.tensor(pad), 6))
+    assert y.isfinite().all()
+    for row, n in enumerate(pad): torch.testing.assert_close(y[row, n:], m(x[row:row+1, n:])[0])
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
+def test_rotary_angles_ignore_the_default_type(dtype):
+    usual = rotary_turn(torch.arange(50), 6)
+    torch.set_default_dtype(dtype)
+    try: other = rotary_turn(torch.arange(50), 6)
+    finally: torch.set_default_dtype(torch.float32)
+    for a, b in zip(usual, other): torch.testing.assert_close(a, b, rtol=0, atol=0)
+    angle = np.arange(50)[:, None]*10000.**(-np.arange(0, 6, 2)/6)
+    torch.testing.assert_close(usual[0], torch.tensor(np.cos(angle), dtype=torch.float32), rtol=0, atol=1e-5)
+
+def test_rotated_scores_depend_on_the_distance_alone():
+    q, k, _ = qkv(1, 2, 1, 6)
+    score = lambda i, j: (rotate(q, rotary_turn(torch.tensor([i]), 6))*rotate(k, rotary_turn(torch.tensor([j]), 6))).sum(-1)
+    torch.testing.assert_close(score(3, 1), score(40, 38), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(score(3, 1), score(3, 2))
+
+def test_softmax_of_large_and_forbidden_scores():
+    x = torch.tensor([[1e4, -1e4, 0.], [-torch.inf, 2., 2.]])
+    torch.testing.assert_close(softmax(x), torch.softmax(x, -1))

@@ -1,0 +1,468 @@
+"Generation beside independent references: the sampler's distribution, changed models, and whatever surrounds a call."
+import contextlib, copy, io, math, random, sys, warnings
+from pathlib import Path
+import numpy as np, pytest, torch
+from fastcore.basics import patch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils import prune
+from slm_scratch import ModelConfig, SmallLanguageModel, Tokenizer
+from slm_scratch import attention, generate
+from slm_scratch.attention import MultiHeadAttention
+from slm_scratch.generate import Copies, Decoder, FastDecoder, QuickHead, Sampler, changed_parts, choose_decoder, quick_head
+from slm_scratch.model import MLP, Block
+
+LETTERS = Tokenizer.train('The little fox lost her lantern. She looked under the old oak. '*4, 300)
+PROMPTS = ['The little', '', 'The mill and']
+
+def model(seed=0, **changes):
+    "A small model with large random weights: a different answer for each context"
+    torch.manual_seed(seed)
+    config = dict(vocab_size=LETTERS.vocab_size, d_model=24, n_heads=3, n_layers=2, max_seq_len=12, positions='rotary')
+    m = SmallLanguageModel(ModelConfig(**config | changes), LETTERS).eval()
+    for p in m.parameters():
+        if p.dim() == 2: nn.init.normal_(p, std=.3)
+    return m
+
+@torch.no_grad()
+def log_probs_of(m, prompt, tokens):
+    "Log-probabilities of `tokens` after `prompt`: one uncached pass for each, through the model itself"
+    ids, W, first, said = [LETTERS.eot] + LETTERS.encode(prompt), m.config.max_seq_len, 0, []
+    first = max(0, len(ids) - W)
+    for t in tokens:
+        if len(ids) - first > W: first = len(ids) - max(1, W//2)
+        said.append(m(torch.tensor([ids[first:]]))[0, -1, :LETTERS.vocab_size].float().log_softmax(-1)[t].item())
+        ids.append(t)
+    return said
+
+def agrees(m, n=18, tolerance=1e-3, **knobs):
+    "One text, the same in a batch, streamed, and judged by the model itself; returns the texts"
+    knobs = dict(max_new_tokens=n, temperature=1., seed=3, stop_at_eot=False) | knobs
+    batch = m.generate(PROMPTS, log_probs=True, **knobs)
+    for prompt, row in zip(PROMPTS, batch):
+        alone = m.generate(prompt, log_probs=True, **knobs)
+        assert alone.tokens == row.tokens and alone.text == row.text
+        expected = log_probs_of(m, prompt, alone.tokens)
+        np.testing.assert_allclose(alone.log_probs, expected, atol=tolerance)
+        np.testing.assert_allclose(row.log_probs, expected, atol=tolerance)
+    assert m.generate(prompt, **knobs) == alone.text == ''.join(m.stream(prompt, **knobs))
+    return [g.text for g in batch]
+
+# ---- the sampler ----
+
+def distribution(z, s):
+    "Probabilities after the knobs of `s`, from their definitions, in plain Python"
+    p = [math.exp(x/s.temperature) for x in z]
+    order = sorted(range(len(p)), key=lambda i: -p[i])[:s.top_k or len(p)]
+    kept, total = [], sum(p[i] for i in order)
+    for i in order:
+        if sum(p[j] for j in kept) >= (s.top_p or 1)*total: break
+        kept.append(i)
+    kept = [i for i in kept if p[i] >= (s.min_p or 0)*p[order[0]]]
+    return [p[i]/sum(p[j] for j in kept) if i in kept else 0. for i in range(len(p))]
+
+KNOBS = dict(temperature=Sampler(1.), cold=Sampler(.4), hot=Sampler(2.5), top_k=Sampler(1., top_k=3), top_p=Sampler(1., top_p=.7),
+             min_p=Sampler(1., min_p=.2), all=Sampler(1.3, 7, .9, .05))
+
+@pytest.mark.parametrize('name', KNOBS)
+def test_sampler_draws_from_the_distribution(name):
+    "20,000 draws: each frequency within five standard errors of its probability, and not always the best"
+    s, n, g = KNOBS[name], 20_000, torch.Generator().manual_seed(1)
+    z = torch.tensor([1.5, .3, .7, 1.8, .6, .9, .8, .5, .4])
+    p = torch.tensor(distribution(z.tolist(), s), dtype=torch.float64)
+    counts = s(z.expand(n, 9), torch.rand(n, generator=g, dtype=torch.float64)).bincount(minlength=9)
+    assert ((counts/n - p).abs() <= 5*(p*(1 - p)/n).sqrt()).all()
+    assert (counts > 0).sum() == (p > 0).sum() > 1
+
+def test_generated_tokens_follow_the_model():
+    "The first tokens of many seeds have the frequencies that the model says"
+    m, n = model(), 3000
+    z = m(torch.tensor([[LETTERS.eot] + LETTERS.encode('The')]))[0, -1]
+    p = (z/.9).double().softmax(-1).detach()
+    first = [g.tokens[0] for g in m.generate('The', temperature=.9, seed=0, num_samples=n, max_new_tokens=1, log_probs=True)]
+    counts = torch.tensor(first).bincount(minlength=len(p))
+    assert ((counts/n - p).abs() <= 5*(p*(1 - p)/n).sqrt() + 1/n).all() and len(set(first)) > 20
+
+def test_greedy_takes_the_best_and_penalty_moves_it():
+    z = torch.tensor([[3., 2.5, -1.]])
+    assert Sampler(0)(z).item() == 0
+    assert Sampler(0, repetition_penalty=2.)(z, None, torch.tensor([[0, 0, 2]])).item() == 1
+    assert Sampler(0, repetition_penalty=2.)(z, None, torch.tensor([[0]]), 0).item() == 0 # the spared one
+
+@pytest.mark.parametrize('knobs', [dict(temperature=0), dict(top_k=5), dict(top_p=.8), dict(min_p=.1), dict(repetition_penalty=1.5)])
+def test_knobs_in_a_text(knobs): agrees(model(), **knobs)
+
+def test_quick_head_finds_the_best_exactly():
+    g = torch.Generator().manual_seed(0)
+    head = nn.Linear(17, 400, bias=False)
+    for k in (1, 9, 400):
+        h = torch.randn(17, generator=g)
+        z, ids = QuickHead(head)(h, k)
+        scores = (head.weight @ h).detach()
+        torch.testing.assert_close(z, scores.topk(k).values)
+        assert ids.tolist() == scores.topk(k).indices.tolist()
+
+def test_quick_head_is_made_again_after_any_change():
+    m = model()
+    W, heads = m.lm_head.weight, [quick_head(m)]
+    assert quick_head(m) is heads[0]
+    for change in (lambda: W.mul_(-1), lambda: W.copy_(W.flip(0)), lambda: W.copy_(W.flip(1)), lambda: W[3, 5].add_(1e-3)):
+        with torch.no_grad(): change()
+        heads.append(quick_head(m))
+    assert len(set(map(id, heads))) == 5
+
+# ---- models that their owner changed ----
+
+@contextlib.contextmanager
+def patched(owner, name, value):
+    "An attribute replaced, as an owner would, and put back"
+    old = getattr(owner, name)
+    setattr(owner, name, value)
+    try: yield
+    finally: setattr(owner, name, old)
+
+def relu_squared(self, x): return self.proj(F.relu(self.fc(x)).square())
+def parallel(self, x, cache=None, mask=None, turn=None):
+    return x + self.mlp(self.norm2(x)) + self.attn(self.norm1(x), cache, mask, turn)
+def no_attention(self, x, cache=None, mask=None, turn=None): return x + self.mlp(self.norm2(x))
+def shifted(self, x, cache=None, mask=None, turn=None):
+    x = x + F.pad(x, (0, 0, 1, 0))[:, :-1] # sees its neighbour past the cache
+    return x + self.attn(self.norm1(x), cache, mask, turn)
+def sees_four(self, x, cache=None, mask=None, turn=None):
+    "Local attention that knows nothing of caches"
+    q, k, v = self.heads(x)
+    T = x.shape[1]
+    near = torch.ones(T, T, dtype=torch.bool).tril().triu(-3)
+    return self.proj(F.scaled_dot_product_attention(q, k, v, near).transpose(1, 2).reshape(x.shape))
+def soft_capped(self, ids, caches=None, positions=None, mask=None):
+    return 5*torch.tanh(self.lm_head(self.features(ids, caches, positions, mask))/5)
+def scaled_heads(self, x):
+    B, T, _ = x.shape
+    q, k, v = self.qkv(x).view(B, T, 3, self.n_heads, self.head_dim).transpose(1, 3).unbind(2)
+    return 3*q, k, v
+def scaled_embed(self, ids, positions): return 4*self.token_embedding(ids)
+def exact_gelu(x, approximate='none'): return F.elu(x)
+
+FUNCTIONS = {'MLP.forward': (MLP, 'forward', relu_squared), 'Block.forward, parallel': (Block, 'forward', parallel),
+             'Block.forward, no attention': (Block, 'forward', no_attention), 'Block.forward, shifted': (Block, 'forward', shifted),
+             'attention.forward, local': (MultiHeadAttention, 'forward', sees_four), 'attention.heads': (MultiHeadAttention, 'heads', scaled_heads),
+             'model.forward': (SmallLanguageModel, 'forward', soft_capped), 'model.embed': (SmallLanguageModel, 'embed', scaled_embed),
+             'nn.Linear.forward': (nn.Linear, 'forward', lambda self, x: F.linear(x, self.weight, self.bias).round(decimals=1)),
+             'nn.LayerNorm.forward': (nn.LayerNorm, 'forward', lambda self, x: x*self.weight),
+             'a global, rotate': (attention, 'rotate', lambda x, turn: x.roll(1, -1)),
+             'a global, gelu': (F, 'gelu', exact_gelu)}
+
+@pytest.mark.parametrize('what', FUNCTIONS)
+def test_patched_functions(what):
+    m, before = model(), agrees(model(), 12)
+    with patched(*FUNCTIONS[what]):
+        assert changed_parts(m)
+        assert agrees(m) != before
+    assert not changed_parts(m) and agrees(m, 12) == before
+
+def test_patched_by_fastcore_and_by_code():
+    m, old = model(), MLP.forward
+    before, code = agrees(m, 12), old.__code__
+    @patch
+    def forward(self:MLP, x): return self.proj(torch.sigmoid(self.fc(x)))
+    try: assert agrees(m, 12) != before
+    finally: MLP.forward = old
+    old.__code__ = relu_squared.__code__ # what IPython's autoreload does
+    try: assert changed_parts(m) and agrees(m, 12) != before
+    finally: old.__code__ = code
+    assert agrees(m, 12) == before
+
+class NoCaches(SmallLanguageModel):
+    def forward(self, ids): return super().forward(ids).flip(-1)
+
+class Scaled(SmallLanguageModel):
+    def features(self, ids, caches=None, positions=None, mask=None): return 2*super().features(ids, caches, positions, mask)
+
+class FewerHeads(nn.Module):
+    "Multi-query attention: three query heads, one key head"
+    def __init__(self, C=24):
+        super().__init__()
+        self.q, self.kv, self.proj = nn.Linear(C, C), nn.Linear(C, 16), nn.Linear(C, C)
+    def forward(self, x, cache=None, mask=None, turn=None):
+        B, T, C = x.shape
+        q = self.q(x).view(B, T, 3, 8).transpose(1, 2)
+        k, v = self.kv(x).view(B, T, 1, 16).transpose(1, 2).chunk(2, -1)
+        if cache is not None: k, v = cache.append(k, v)
+        k, v = (t.expand(-1, 3, -1, -1) for t in (k, v))
+        if mask is None: mask = attention.causal_mask(T, k.shape[2])
+        return self.proj(F.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).reshape(B, T, C))
+
+class Half(nn.Module):
+    "A part that works in half precision inside"
+    def __init__(self, part): super().__init__(); self.part = part.bfloat16()
+    def forward(self, x, *args): return self.part(x.bfloat16(), *args).float()
+
+class Factorised(nn.Module):
+    def __init__(self, V, C): super().__init__(); self.small, self.up = nn.Embedding(V, 5), nn.Linear(5, C)
+    def forward(self, ids): return self.up(self.small(ids))
+
+def swap_head(m): m.lm_head = nn.Linear(24, LETTERS.vocab_size)
+def wide_head(m): m.lm_head = nn.Linear(24, LETTERS.vocab_size + 13)
+def rms(m):
+    for b in m.blocks: b.norm1, b.norm2 = nn.RMSNorm(24), nn.RMSNorm(24)
+    m.final_norm = nn.Identity()
+def eps(m): m.blocks[1].norm2.eps = .3
+def embedding(m): m.token_embedding = Factorised(LETTERS.vocab_size, 24); m.lm_head = nn.Linear(24, LETTERS.vocab_size)
+def swish(m): m.blocks[0].mlp = nn.Sequential(nn.Linear(24, 30), nn.SiLU(), nn.Linear(30, 24))
+def no_caches(m): m.__class__ = NoCaches
+def scaled_class(m): m.__class__ = Scaled
+def assigned(m): m.blocks[0].mlp.forward = lambda x: x.sin()
+def weight_norm(m): nn.utils.parametrizations.weight_norm(m.blocks[0].mlp.fc); m.blocks[0].mlp.fc.parametrizations.weight.original0.data.mul_(2)
+def pruned(m): prune.l1_unstructured(m.blocks[0].attn.qkv, 'weight', .5)
+def hook(m): m.blocks[0].register_forward_hook(lambda mod, x, y: y*1.5)
+def pre_hook(m): m.lm_head.register_forward_pre_hook(lambda mod, x: (x[0]*2,))
+def model_hook(m): m.register_forward_hook(lambda mod, x, y: y*2)
+def dropped_block(m): m.blocks[0] = nn.Identity(); m.blocks[0].forward = lambda x, *args: x
+def fewer_heads(m): m.blocks[1].attn = FewerHeads()
+def other_heads(m): m.blocks[0].attn = MultiHeadAttention(24, 2)
+def half_block(m): m.blocks[0].mlp = Half(m.blocks[0].mlp)
+def half_attention(m): m.blocks[0].attn = Half(m.blocks[0].attn)
+def one_more_block(m): m.blocks.append(Block(m.config))
+def shared_block(m): m.blocks[0] = m.blocks[1]
+def plain_norm(m): m.blocks[0].norm1 = nn.LayerNorm(24, elementwise_affine=False)
+
+CHANGES = [swap_head, wide_head, rms, eps, embedding, swish, no_caches, scaled_class, assigned, weight_norm, pruned, hook, pre_hook,
+           model_hook, dropped_block, fewer_heads, other_heads, half_block, half_attention, one_more_block, shared_block, plain_norm]
+
+@pytest.mark.parametrize('change', CHANGES, ids=lambda f: f.__name__)
+def test_patched_parts(change):
+    torch.manual_seed(5)
+    m = model(positions='learned' if change is other_heads else 'rotary')
+    change(m)
+    if change is one_more_block: # as many caches as blocks: nothing else to do
+        assert len(m.new_caches(1)) == 3
+    rough = change in (half_block, half_attention)
+    if rough: # a batch may round otherwise: compare the log-probabilities alone
+        one, two = (m.generate(p, max_new_tokens=9, seed=1, log_probs=True) for p in PROMPTS[:2])
+        for g, p in ((one, PROMPTS[0]), (two, PROMPTS[1])): np.testing.assert_allclose(g.log_probs, log_probs_of(m, p, g.tokens), atol=.2)
+    else: agrees(m)
+    assert bool(changed_parts(m)) == (change is not shared_block)
+
+def test_patched_weights_between_calls():
+    m = model()
+    texts = {agrees(m, 12)[0]}
+    for change in (lambda p: p.mul_(-1), lambda p: p.copy_(p.flip(0)), lambda p: p.add_(.3), lambda p: p.zero_()):
+        with torch.no_grad(): change(m.blocks[0].mlp.fc.weight)
+        texts.add(agrees(m, 12)[0])
+    m.lm_head.weight.data = m.lm_head.weight.data.flip(0)
+    texts.add(agrees(m, 12)[0])
+    assert len(texts) > 3
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.bfloat16, torch.float16])
+def test_half_and_double_weights(dtype):
+    m = model().to(dtype)
+    for positions in ('rotary', 'learned'):
+        m = model(positions=positions).to(dtype)
+        for p in PROMPTS:
+            g = m.generate(p, max_new_tokens=14, seed=0, log_probs=True)
+            np.testing.assert_allclose(g.log_probs, log_probs_of(m, p, g.tokens), atol=.3 if dtype.itemsize == 2 else 1e-4)
+
+def test_unchanged_models_take_the_fast_lane():
+    for m in (model(), model(positions='learned'), model(bias=False, tie_weights=False), model().double(), model().quantize(), copy.deepcopy(model()).train()):
+        assert not changed_parts(m)
+        assert type(choose_decoder(m, [[1, 2]], 5, Sampler(), False)) is FastDecoder
+    assert type(choose_decoder(model(), [[1, 2], [3]], 5, Sampler(), False)) is Decoder
+
+def test_looking_for_changes_leaves_no_trace():
+    generate._own_parts.cache_clear()
+    m, state = model(), torch.get_rng_state()
+    assert not changed_parts(m) and torch.equal(torch.get_rng_state(), state)
+
+def test_int8_weights_are_widened_once_a_text():
+    m = model(d_model=48, n_heads=2).quantize()
+    copies, seen = [], type(m.lm_head).forward
+    def spy(self, x): copies.append(self.wide); return seen(self, x)
+    with patched(type(m.lm_head), 'forward', spy): m.generate('The', max_new_tokens=8, seed=0, stop_at_eot=False)
+    if not generate.has_kernel(): assert None not in copies and len({id(c) for c in copies}) < len(copies)/4
+    assert m.lm_head.wide is None
+
+# ---- whatever surrounds a call ----
+
+@contextlib.contextmanager
+def default_dtype(dtype):
+    torch.set_default_dtype(dtype)
+    try: yield
+    finally: torch.set_default_dtype(torch.float32)
+
+@contextlib.contextmanager
+def deterministic():
+    torch.use_deterministic_algorithms(True)
+    try: yield
+    finally: torch.use_deterministic_algorithms(False)
+
+@contextlib.contextmanager
+def threads(n):
+    old = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try: yield
+    finally: torch.set_num_threads(old)
+
+SURROUNDINGS = {'autocast bfloat16': lambda: torch.autocast('cpu', torch.bfloat16), 'autocast float16': lambda: torch.autocast('cpu', torch.float16),
+                'inference_mode': torch.inference_mode, 'no_grad': torch.no_grad, 'enable_grad': torch.enable_grad,
+                'default float64': lambda: default_dtype(torch.float64), 'default float16': lambda: default_dtype(torch.float16),
+                'default device meta': lambda: torch.device('meta'), 'deterministic': deterministic, 'three threads': lambda: threads(3),
+                'anomaly detection': torch.autograd.detect_anomaly}
+
+@pytest.mark.filterwarnings('ignore:Anomaly')
+@pytest.mark.parametrize('name', SURROUNDINGS)
+@pytest.mark.parametrize('kind', ['rotary', 'learned', 'int8', 'changed'])
+def test_surroundings_change_no_text(name, kind):
+    m = model(positions='learned' if kind == 'learned' else 'rotary')
+    if kind == 'int8': m = m.quantize()
+    if kind == 'changed': eps(m)
+    k = dict(max_new_tokens=14, seed=2, temperature=1., top_k=40, repetition_penalty=1.1)
+    def all_ways():
+        generate._own_parts.cache_clear()
+        return [m.generate(PROMPTS[0], **k), m.generate(PROMPTS, **k), ''.join(m.stream(PROMPTS[2], **k)), [t for t, _ in m.next_tokens('The', 3)]]
+    quiet = all_ways()
+    with SURROUNDINGS[name](): assert all_ways() == quiet
+
+def test_autocast_may_hold_weights_of_several_types_together():
+    m = model()
+    m.blocks[0].mlp.bfloat16()
+    with torch.autocast('cpu', torch.bfloat16): text = m.generate('The', max_new_tokens=5, seed=0)
+    assert text.startswith('The')
+
+def test_inference_mode_leaves_a_changed_part_fit_for_training():
+    class Keeps(nn.Module):
+        "Makes a table when it is first used"
+        table = None
+        def forward(self, x):
+            if self.table is None: self.table = torch.ones(24)*2
+            return x*self.table
+    m = model()
+    m.blocks[0].mlp = Keeps()
+    m.generate('The', max_new_tokens=3, seed=0)
+    m(torch.tensor([[1, 2, 3]])).sum().backward()
+
+def test_modes_and_random_states_are_left_alone():
+    m = model(dropout=.3).train()
+    m.blocks[0].eval()
+    modes, states = [x.training for x in m.modules()], (torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist())
+    text = m.generate('The', max_new_tokens=20, seed=0)
+    stream = m.stream('The', max_new_tokens=20, seed=0)
+    first = next(stream)
+    assert m.training and torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+    assert first + ''.join(stream) == text == m.generate('The', max_new_tokens=20, seed=0)
+    assert [x.training for x in m.modules()] == modes and torch.equal(torch.get_rng_state(), states[0])
+    assert random.getstate() == states[1] and np.random.get_state()[1].tolist() == states[2]
+
+def test_model_without_numbers_says_so():
+    with torch.device('meta'): m = SmallLanguageModel(model().config, LETTERS)
+    for ask in (m.generate, m.stream, m.next_tokens):
+        with pytest.raises(ValueError, match="device 'meta'"): ask('The')
+
+def test_streams_of_the_program_may_be_closed_or_ascii(monkeypatch):
+    m, closed = model(), io.StringIO()
+    closed.close()
+    for out in (None, closed):
+        monkeypatch.setattr(sys, 'stdout', out)
+        monkeypatch.setattr(sys, 'stderr', out)
+        with warnings.catch_warnings():
+            warnings.simplefilter('always')
+            monkeypatch.setattr(warnings, 'showwarning', lambda message, *args: print(message, file=sys.stderr))
+            text = m.generate('狐 '*50, max_new_tokens=5, seed=0)
+            assert text.startswith('狐 '*50) and ''.join(m.stream('狐 '*50, max_new_tokens=5, seed=0)) == text
+
+# ---- numbers ----
+
+@pytest.mark.parametrize('name,value', [('temperature', .75), ('top_k', 5), ('top_p', .5), ('min_p', .25), ('repetition_penalty', 1.5),
+                                        ('max_new_tokens', 6), ('max_length', 12), ('seed', 11), ('num_samples', 2)])
+def test_numbers_of_numpy_and_tensors(name, value):
+    m, k = model(), dict(max_new_tokens=9, seed=1) | {name: value}
+    if name == 'max_length': del k['max_new_tokens']
+    expected = m.generate('The', **k)
+    kinds = [np.float64, np.float32, np.float16] if isinstance(value, float) else [np.int64, np.int32, np.uint8]
+    for kind in (*kinds, np.array, torch.tensor): assert m.generate('The', **k | {name: kind(value)}) == expected, kind
+
+@pytest.mark.parametrize('seed', [0, -1, 2**31, 2**63, 2**64 - 1, -2**63, np.uint64(2**64 - 1), np.int64(-5)])
+def test_seeds_of_any_size(seed):
+    m = model()
+    assert m.generate('The', seed=seed, max_new_tokens=9) == m.generate('The', seed=int(seed), max_new_tokens=9) != 'The'
+
+@pytest.mark.parametrize('seed,more', [(2**64, {}), (-2**63 - 1, {}), (10**40, {}), (2**64 - 2, dict(num_samples=3)), (1.5, {}), ('one', {}), (True, {})])
+def test_seeds_beyond_are_refused_by_name(seed, more):
+    with pytest.raises(ValueError, match='seed='): model().generate('The', seed=seed, **more)
+    if not more:
+        with pytest.raises(ValueError, match='seed='): model().stream('The', seed=seed)
+
+def test_bad_numbers_are_named_together():
+    bad = dict(temperature=math.nan, top_k=0, top_p=2, min_p=-.1, repetition_penalty='much', max_new_tokens=2.5, seed=2**64, num_samples=0, stop=['', b'x'])
+    with pytest.raises(ValueError) as e: model().generate('The', **bad)
+    assert '9 problem(s)' in str(e.value) and all(f'{name}=' in str(e.value) for name in bad)
+    for name in ('temperature', 'top_k', 'top_p', 'min_p', 'repetition_penalty', 'max_new_tokens', 'max_length', 'num_samples', 'seed'):
+        for value in (True, 'x', 1j, np.float32('inf'), [3], 10**400 if name == 'temperature' else -10**400):
+            with pytest.raises(ValueError, match=f'{name}='): model().generate('The', **{name: value})
+
+def test_lengths():
+    m = model()
+    n = len(LETTERS.encode('She looked'))
+    count = lambda **k: len(m.generate('She looked', stop_at_eot=False, log_probs=True, seed=0, **k).tokens)
+    assert [count(max_length=n + 3), count(max_length=n), count(max_new_tokens=0), count(max_length=1, max_new_tokens=4), count()] == [3, 0, 0, 4, 200]
+    with pytest.raises(ValueError, match=f'max_length={n - 1} counts prompt and output'): count(max_length=n - 1)
+    stream = m.stream('She', max_new_tokens=10**15, seed=0, stop_at_eot=False) # no memory is reserved for it
+    assert next(stream) == 'She' and next(stream)
+
+def test_penalty_and_many_tokens():
+    m = model(max_seq_len=8)
+    assert m.generate('She', max_new_tokens=150, seed=0, repetition_penalty=1.2, stop_at_eot=False).startswith('She')
+    long = m.generate('She', max_new_tokens=150, seed=0, stop_at_eot=False, log_probs=True).tokens
+    assert len(long) == 150 and long[:100] == m.generate('She', max_new_tokens=100, seed=0, stop_at_eot=False, log_probs=True).tokens
+
+# ---- prompts ----
+
+@pytest.mark.parametrize('prompt', ['', ' ', '   \n\t  ', 'a\0b', '\0', '<|endoftext|>', 'The <|endoftext|> fox', '狐狸', '🦊', '-x', '"\'', '\ufeffThe', 'The'*3000])
+@pytest.mark.filterwarnings('ignore:the prompt has')
+def test_prompts_stand_at_the_beginning(prompt):
+    m = model()
+    k = dict(max_new_tokens=5, seed=0)
+    text = m.generate(prompt, **k)
+    assert text.startswith(prompt) and text == ''.join(m.stream(prompt, **k)) == m.generate([prompt, 'fox'], **k)[0]
+    assert m.generate(prompt, max_new_tokens=0) == prompt
+
+def test_prompt_with_half_a_character():
+    m = model()
+    text = m.generate('fox \ud83e', max_new_tokens=5, seed=0)
+    assert text.encode('utf-8').decode('utf-8').startswith('fox \ufffd')
+    assert m.generate('\ud83e\udd8a', max_new_tokens=0) == '🦊'
+
+def test_prompts_in_any_collection():
+    m, words, k = model(), ['The', 'fox', ''], dict(max_new_tokens=5, seed=0)
+    expected = [m.generate(w, **k) for w in words]
+    for many in (words, tuple(words), np.array(words), np.array(words, dtype=object), iter(words), (w for w in words), dict.fromkeys(words).keys()):
+        assert m.generate(many, **k) == expected
+    assert m.generate(np.array('fox'), **k) == m.generate(np.str_('fox'), **k) == expected[1]
+    assert m.generate([], **k) == m.generate(iter(()), **k) == []
+    assert m.generate(np.array(words), num_samples=np.int64(2), **k)[1][0] == expected[1]
+
+@pytest.mark.parametrize('prompt,hint', [(None, "''"), (b'The', 'decode'), (Path('p.txt'), 'read_text'), (5, 'decode ids'), (torch.tensor([1, 2]), 'decode ids'),
+                                         (['The', None], "''"), ([b'x'], 'decode'), ({'a': 1}, 'str'), ({'a'}, 'str'), ([['The']], 'list'), (np.float32(2), 'str')])
+def test_prompt_that_is_no_text(prompt, hint):
+    for ask in (model().generate, model().stream, model().next_tokens):
+        with pytest.raises(TypeError, match='must be a str') as e: ask(prompt)
+        if ask.__name__ == 'generate': assert hint in str(e.value)
+
+@pytest.mark.parametrize('stop', ['', ['ok', ''], b'x', [None], 5, ['a', 3]])
+def test_stop_that_is_no_text(stop):
+    with pytest.raises(ValueError, match='stop='): model().generate('The', stop=stop)
+
+def test_stop_in_any_collection():
+    m = model()
+    k = dict(max_new_tokens=60, seed=0, temperature=1.)
+    text = m.generate('The', **k)
+    word = text[6]
+    for stop in (word, [word], (word,), np.array([word, 'never']), {word}, iter([word])): assert m.generate('The', stop=stop, **k) == 'The' + text[3:text.index(word, 3)]
+    assert m.generate('The', stop=[], **k) == m.generate('The', stop=None, **k) == text
+
+# ---- copies ----
+
+def test_copies_find_the_longest_shared_run():
+    c = Copies(['one two three four', 'three four five six seven'])
+    found = c.longest('zero three four five eight')
+    assert (found.words, found.run, found.document, found.at) == (3, 'three four five', 1, 0)
+    assert c.share('three four x y', np.int64(2)) == .5

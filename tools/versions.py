@@ -1,0 +1,99 @@
+"Install the wheel beside the oldest and beside the newest of everything that it needs, and run there what a user runs."
+import argparse, os, shutil, subprocess, sys, tempfile
+from pathlib import Path
+from packaging.requirements import Requirement
+from machines import HANGS, Background, avx2, build_wheel, chosen, drop, one_thread, run_notebook
+from project import cfg, root
+from setup_venv import torch_args
+
+needed_here = 'pytest nbclient ipykernel'.split() # by the tests
+pythons = dict(lowest=cfg['min_python'], newest='3.13')
+
+def lowest(requirement):
+    "The lower bound of a requirement, exactly: torch>=2.4 -> torch==2.4"
+    r = Requirement(requirement)
+    bounds = [s.version for s in r.specifier if s.operator == '>=']
+    if len(bounds) != 1: raise SystemExit(f"settings.ini: {requirement}: needs one lower bound, written with '>='")
+    return f'{r.name}=={bounds[0]}'
+
+def requirements(which):
+    "What is installed beside the wheel: each lower bound, or the newest of each"
+    rs = f"{cfg['requirements']} {cfg['offline_requirements']}".split()
+    return [lowest(r) if which == 'lowest' else Requirement(r).name for r in rs]
+
+def find_python(version):
+    "An interpreter of this version: PYTHON3_10 or the like names one, else the PATH is searched"
+    named = os.environ.get('PYTHON' + version.replace('.', '_'))
+    candidates = [named] if named else [shutil.which('python' + version), *pyenvs(version), sys.executable, shutil.which('python3')]
+    ask = 'import sys; print(f"{sys.version_info[0]}.{sys.version_info[1]}")'
+    for c in filter(None, candidates):
+        try: said = subprocess.run([c, '-c', ask], capture_output=True, text=True)
+        except OSError: continue
+        if said.stdout.strip() == version: return c
+    raise SystemExit(f'no Python {version} here: put python{version} on the PATH, or let PYTHON{version.replace(".", "_")} name it')
+
+def pyenvs(version):
+    "Interpreters that pyenv knows, the newest first"
+    if not shutil.which('pyenv'): return []
+    top = subprocess.run(['pyenv', 'root'], capture_output=True, text=True).stdout.strip()
+    return sorted(map(str, Path(top).glob(f'versions/{version}.*/bin/python')), reverse=True)
+
+def install(which, d, wheel):
+    "The Python of the environment in `d`, made if it is not there, with the wheel in it"
+    py = d/('Scripts/python.exe' if os.name == 'nt' else 'bin/python')
+    if not py.exists(): subprocess.run([find_python(pythons[which]), '-m', 'venv', d], check=True)
+    pip = lambda *args: subprocess.run([str(a) for a in (py, '-m', 'pip', 'install', '-q', '--disable-pip-version-check', *args)], check=True)
+    wanted = requirements(which)
+    torch = [r for r in wanted if Requirement(r).name == 'torch']
+    newest = ['--upgrade', '--upgrade-strategy', 'eager'] if which == 'newest' else []
+    pip(*newest, *torch, *torch_args())
+    pip(*newest, *wanted, *needed_here)
+    pip('--force-reinstall', '--no-deps', wheel)
+    subprocess.run([py, '-m', 'pip', 'check'], check=True) # all bounds hold together
+    return py
+
+def show_versions(py):
+    "What is installed, in a line"
+    names = [Requirement(r).name for r in requirements('newest')]
+    code = f"import sys, importlib.metadata as m; print('Python', sys.version.split()[0], *(f'{{n}} {{m.version(n)}}' for n in {names!r}), sep=', ')"
+    return subprocess.run([py, '-c', code], capture_output=True, text=True, check=True).stdout.strip()
+
+def check(py, nbs, top):
+    "What failed: the tests of the installed package, and the notebooks in a plain kernel"
+    home = top/'home'
+    (home/'tmp').mkdir(parents=True)
+    kept = {k: v for k,v in os.environ.items() if not k.startswith(drop)}
+    env = kept | dict(HOME=str(home), TMPDIR=str(home/'tmp'), MPLCONFIGDIR=str(home/'mpl'), XDG_CACHE_HOME=str(home/'cache'), SLM_INSTALLED='1') | one_thread
+    shutil.copy(root/'tests'/'installed.py', top) # without the repository, so that only the wheel can be imported
+    r = subprocess.run([py, '-m', 'pytest', '-q', '-ra', '-p', 'no:cacheprovider', 'installed.py'], cwd=top, env=env | dict(MPLBACKEND='agg'), timeout=HANGS)
+    bad = ['tests/installed.py'] if r.returncode else []
+    def job(name, path): return lambda: run_notebook(path, top/name.replace('/', '-'), py, env | avx2)
+    todo = Background({name: job(name, path) for name,path in nbs.items()})
+    todo.work_on(os.cpu_count() or 1)
+    for name,f in todo.results.items():
+        run = f.result()
+        print(f"{name:16} {run.seconds:6.0f} s  {run.error or 'ok'}", flush=True)
+        if run.error: bad.append(name)
+    return bad
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__, epilog="TORCH_INDEX says where torch comes from: an index, or 'pypi'.")
+    ap.add_argument('which', nargs='*', help='lowest, newest (default: both)')
+    ap.add_argument('--nbs', default='all', help="notebooks, with commas between them, or 'none' (default: all)")
+    ap.add_argument('--envs', type=Path, default=root/'build'/'versions', help='folder that keeps the environments (default: build/versions)')
+    args = ap.parse_args()
+    unknown = [w for w in args.which if w not in pythons]
+    if unknown: ap.error(f"no such environment: {', '.join(unknown)}; there are lowest and newest")
+    nbs = {} if args.nbs == 'none' else chosen([] if args.nbs == 'all' else args.nbs.split(','))
+    failed = {}
+    for which in args.which or pythons:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as d:
+            (Path(d)/'build').mkdir()
+            py = install(which, args.envs.resolve()/which, build_wheel(Path(d)/'build'))
+            print(f'\n{which}: {show_versions(py)}', flush=True)
+            failed[which] = check(py, nbs, Path(d))
+    print()
+    for which,bad in failed.items(): print(f"{which}: {'failed: ' + ', '.join(bad) if bad else 'all passed'}")
+    sys.exit(any(failed.values()))
+
+if __name__ == '__main__': main()
