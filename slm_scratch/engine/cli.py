@@ -18,7 +18,14 @@ import torch
 from fastcore.docments import docments
 import slm_scratch
 from ..tokenizer import Tokenizer
-from .corpus import CORPORA, TokenFiles, prepare, read_texts, resolve, vocabulary_texts
+from slm_scratch.engine.corpus import (
+    CORPORA,
+    TokenFiles,
+    prepare,
+    read_texts,
+    resolve,
+    vocabulary_texts,
+)
 from .files import as_path
 from ..model import PRESETS, ModelConfig, SmallLanguageModel
 from ..generate import Copies
@@ -218,7 +225,7 @@ def in_shell(
     text:str, # what a check says
     params, # names of the program's options
     words=(), # the command line: what the user typed stays as it is
-) -> str:
+) -> str: # the same message
     "A message in the words of a shell: `--steps 5` for `max_steps=5`"
     names = {n: n for n in params} | {a: b for a, b in RENAMED if b in params}
     typed = sorted(
@@ -243,7 +250,7 @@ def one_line(
     e:Exception, # a mistake of the user
     params=(), # names of the program's options
     words=(), # the command line
-) -> str:
+) -> str: # without the name of the program
     "What went wrong and what to do, on one line, in the words of a shell"
     text = str(e) or type(e).__name__
     if isinstance(e, OSError) and e.strerror:
@@ -488,7 +495,7 @@ def train_cli(
 # %% ../../nbs/engine/cli.ipynb #c1d0001b
 def model_file(
     path=None, # a model.pth, or the folder of a run; None: the newest run under runs/
-) -> Path:
+) -> Path: # whether it is a model is seen when it is loaded
     "The file of a model. Raises FileNotFoundError if there is none"
     if path is None: return _newest_model()
     path = as_path(path, 'model')
