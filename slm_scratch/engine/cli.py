@@ -51,7 +51,8 @@ def _quoted(value):
 _OPTION = re.compile(r'--?([A-Za-z][\w-]*)(?:=(.*))?', re.S)
 RENAMED = [ # in Python, in the shell
     ('max_steps', 'steps'), ('max_minutes', 'minutes'), ('data_path', 'data'),
-    ('data_path', 'copied'), ('n_stories', 'stories'), ('max_documents', 'documents'), ('vocab_size', 'vocab')]
+    ('data_path', 'copied'), ('n_stories', 'stories'), ('max_documents', 'documents'),
+    ('vocab_size', 'vocab')]
 
 def _known(word, params):
     "The parameter that a word such as `--top-k=5` names, or None"
