@@ -466,17 +466,16 @@ def _ingredients(f):
     return [f, code, inner.__defaults__, *used, *(vars(F).get(name) for name in code.co_names)]
 
 def _formula(cls):
-    "All that decides what the modules of a class compute, but for their tensors and settings"
-    members = {}
-    for c in reversed(cls.__mro__): members |= {name: f for name, f in vars(c).items() if name in FORMULAS}
-    return [x for name in sorted(members) for x in _ingredients(members[name])]
+    "The functions of a class itself that decide what its modules compute"
+    return [x for name in FORMULAS if name in vars(cls) for x in (name, *_ingredients(vars(cls)[name]))]
 
-_written_for = {cls: _formula(cls) for cls in OWN_PARTS}
+_written_for = {c: _formula(c) for cls in OWN_PARTS for c in cls.__mro__[:-1]}
 
 def _edited_classes():
     "Which of our classes compute by other functions than when this module was loaded"
     same = lambda a, b: len(a) == len(b) and all(x is y for x, y in zip(a, b))
-    return {cls for cls, was in _written_for.items() if not same(_formula(cls), was)}
+    edited = {c for c, was in _written_for.items() if not same(_formula(c), was)}
+    return {cls for cls in OWN_PARTS if edited & {*cls.__mro__}} if edited else edited
 
 # %% ../nbs/05_generate.ipynb #d1709fe4
 def _tensors(m):
