@@ -448,7 +448,9 @@ def language_model_loss(
 
 _FORWARD = SmallLanguageModel.forward
 
-def has_own_head(model:SmallLanguageModel) -> bool: # the model
+def has_own_head(
+    model:SmallLanguageModel, # the model
+) -> bool:
     "Are the logits the product with `lm_head.weight` and nothing else? Not if somebody replaced or hooked the head"
     parts = (model, model.lm_head)
     patched = any('forward' in vars(m) or m._forward_hooks or m._forward_pre_hooks for m in parts)
@@ -627,7 +629,7 @@ def model_problems(
     if _is_quantized(model, tensors): return ['it is in int8, which cannot be trained: train the model that it was made from, and call quantize() afterwards']
     if any(t.is_inference() for _, t in tensors):
         return ['it was made inside torch.inference_mode(), where no gradient can be: build or load it outside']
-    if any(map(_is_spread, model.parameters())): return ['its weights are spread over processes: give it whole, and say shard=True']
+    if any(hasattr(p, 'full_tensor') for p in model.parameters()): return ['its weights are spread over processes: give it whole, and say shard=True']
     if not any(p.requires_grad for p in model.parameters()):
         return ['all of its parameters are frozen (requires_grad=False): model.requires_grad_(True) frees them']
     return _head_problems(model)
@@ -835,9 +837,19 @@ def step_windows(self:LanguageModelTrainer): # int
     return self.args.batch_size * self.args.grad_accum * self.world
 
 @patch
+def step_tokens(self:LanguageModelTrainer): # int
+    "Tokens of an optimizer step"
+    return self.step_windows() * self.block_size
+
+@patch
 def windows_seen(self:LanguageModelTrainer): # int
     "Windows seen since the start of the run, each as long as they are now"
     return self.origin['windows'] + (self.step - self.origin['step'])*self.step_windows()
+
+@patch
+def tokens_seen(self:LanguageModelTrainer): # int
+    "Tokens seen since the start of the run"
+    return self.origin['tokens'] + (self.step - self.origin['step'])*self.step_tokens()
 
 @patch
 def plan(self:LanguageModelTrainer) -> None:
@@ -979,16 +991,6 @@ def row(self:LanguageModelTrainer) -> dict: # a row of the history; `loss` is th
     rate = n*self.step_tokens()/busy
     return row | dict(loss=total/n, learning_rate=self.optimizers[0].param_groups[0]['lr'], grad_norm=self.norm,
                       tokens_per_second=rate) | self.mfu(rate)
-
-@patch
-def step_tokens(self:LanguageModelTrainer): # int
-    "Tokens of an optimizer step"
-    return self.step_windows() * self.block_size
-
-@patch
-def tokens_seen(self:LanguageModelTrainer): # int
-    "Tokens seen since the start of the run"
-    return self.origin['tokens'] + (self.step - self.origin['step'])*self.step_tokens()
 
 # %% ../nbs/04_train.ipynb #f57443ca
 PEAKS = {'H200': 989e12, 'H100 PCIe': 756e12, 'H100': 989e12, 'A100': 312e12, 'L4': 121e12, 'V100': 125e12, 'T4': 65e12} # in sixteen bits, dense
