@@ -1,4 +1,4 @@
-"Seconds of each notebook in a plain kernel, one after another: `python bench/notebooks.py [NOTEBOOK …] [--setting avx2] [--threads 2]`."
+"Seconds of each notebook in a plain kernel, one after another: `python bench/notebooks.py 02_attention`."
 import argparse, os, platform, statistics, sys, tempfile
 from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent/'tools'))
@@ -7,27 +7,33 @@ from machines import Env, avx2, build_wheel, chosen, run_notebook
 def processor():
     "The name of the processor, if the system tells it"
     info = Path('/proc/cpuinfo')
-    names = [l.partition(':')[2].strip() for l in info.read_text(encoding='utf-8').splitlines() if l.startswith('model name')] if info.exists() else []
+    lines = info.read_text(encoding='utf-8').splitlines() if info.exists() else []
+    names = [l.partition(':')[2].strip() for l in lines if l.startswith('model name')]
     return names[0] if names else platform.processor() or platform.machine()
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__)
-    ap.add_argument('nbs', nargs='*', help='notebooks, such as 02_attention or engine/files (default: all)')
-    ap.add_argument('--threads', type=int, default=min(2, os.cpu_count() or 1), help='threads of PyTorch (default: 2)')
-    ap.add_argument('--native', action='store_true', help='use all that this processor can do; default: no more than AVX2')
-    ap.add_argument('--packages', default='dev', choices=['dev', 'offline', 'bare'], help="installed beside the wheel (default: dev, the developer's)")
-    ap.add_argument('--repeat', type=int, default=1, help='runs of each, of which the median is shown (default: 1)')
+    add, cores = ap.add_argument, min(2, os.cpu_count() or 1)
+    add('nbs', nargs='*', help='such as 02_attention or engine/files (default: all)')
+    add('--threads', type=int, default=cores, help='threads of PyTorch (default: 2)')
+    add('--native', action='store_true', help='all that this processor can do; default: AVX2 at most')
+    add('--packages', default='dev', choices=['dev', 'offline', 'bare'],
+        help="installed beside the wheel (default: dev, the developer's)")
+    add('--repeat', type=int, default=1, help='runs of each; the median is shown (default: 1)')
     args = ap.parse_args()
     env = dict(OMP_NUM_THREADS=str(args.threads)) | ({} if args.native else avx2)
-    print(f'{processor()}, {args.threads} threads, {"all instructions" if args.native else "AVX2 at most"}, packages: {args.packages}\n', flush=True)
+    limit = 'all instructions' if args.native else 'AVX2 at most'
+    print(f'{processor()}, {args.threads} threads, {limit}, packages: {args.packages}\n')
     print('| notebook         | seconds |\n| ---              |    ---: |', flush=True)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as d:
         top = Path(d)
         for name in ('build', 'env'): (top/name).mkdir()
         env = Env(top/'env', build_wheel(top/'build'), args.packages, **env)
         for name,path in chosen(args.nbs).items():
-            runs = [run_notebook(path, top/f'{path.stem}-{i}', env.python, env.env) for i in range(args.repeat)]
-            failed = next((r.error for r in runs if r.error), '')
-            print(f'| {name:16} | {statistics.median(r.seconds for r in runs):7.0f} |{"  stopped: " + failed.splitlines()[0] if failed else ""}', flush=True)
+            folders = [top/f'{path.stem}-{i}' for i in range(args.repeat)]
+            runs = [run_notebook(path, d, env.python, env.env) for d in folders]
+            stopped = next((r.error.splitlines()[0] for r in runs if r.error), '')
+            seconds = statistics.median(r.seconds for r in runs)
+            print(f'| {name:16} | {seconds:7.0f} | {stopped}'.rstrip(), flush=True)
 
 if __name__ == '__main__': main()

@@ -150,8 +150,8 @@ class KVCache:
             raise ValueError(f'the cache is full: it holds {n} positions and {S - n} more do not fit into max_len={self.max_len}; '
                              'make a larger one, or set `cache.length = 0` and start again from a shorter text')
         if len(k) != len(self.k): raise ValueError(f'a batch of {len(k)} for a cache of {len(self.k)} rows: make the cache for batch={len(k)}')
-        alike = lambda a, b: (a.shape[1], a.shape[3], a.dtype, a.device) == (b.shape[1], b.shape[3], b.dtype, b.device)
-        if n == 0 and not (alike(k, self.k) and alike(v, self.v)): self.reserve(k, v)
+        kind = lambda t: (t.shape[1], t.shape[3], t.dtype, t.device)
+        if n == 0 and (kind(k) != kind(self.k) or kind(v) != kind(self.v)): self.reserve(k, v)
         self.k[:, :, n:S], self.v[:, :, n:S], self.length = k, v, S
         return self.k[:, :, :S].to(k.dtype), self.v[:, :, :S].to(v.dtype)
 

@@ -211,7 +211,9 @@ def slide(self:Decoder) -> None:
     for i in over: del self.rows[i][:-keep]
     S = max(map(len, self.rows)) - 1                       # columns needed before the newest token
     fresh = self.model.new_caches(len(over), keep-1) if over and keep > 1 else None
-    if fresh: self.ask(torch.tensor([self.rows[i][:-1] for i in over], device=self.model.device), fresh)
+    if fresh:
+        again = [self.rows[i][:-1] for i in over]
+        self.ask(torch.tensor(again, device=self.model.device), fresh)
     for n, c in enumerate(self.caches):
         for name in 'kv':
             old = getattr(c, name)                         # (B, H, W, hs)
@@ -269,7 +271,8 @@ def _kernel(xq, q):
 @functools.cache
 def _constants(n):
     "Scales and zero points of `n` rows: ours come later"
-    return torch.ones(n, dtype=torch.float32, device='cpu'), torch.zeros(n, dtype=torch.long, device='cpu')
+    one = torch.ones(n, dtype=torch.float32, device='cpu')
+    return one, torch.zeros(n, dtype=torch.long, device='cpu')
 
 def reads_bytes(q): # int8 matrix → bool
     "Is there a kernel that multiplies `q` as it is?"
@@ -303,8 +306,9 @@ class Int8Linear(nn.Module):
 def widened(
     model, # perhaps in int8
 ):
-    "Without a kernel for bytes, each int8 layer keeps its weights as floats too inside: widened once, not once a token"
-    mine = [m for m in model.modules() if isinstance(m, Int8Linear) and m.wide is None and not reads_bytes(m.weight)]
+    "Without a kernel for bytes, int8 layers keep their weights as floats inside: widened once a text"
+    layers = [m for m in model.modules() if isinstance(m, Int8Linear)]
+    mine = [m for m in layers if m.wide is None and not reads_bytes(m.weight)]
     for m in mine: m.wide = m.weight.to(m.scale.dtype)
     try: yield
     finally:
@@ -366,7 +370,9 @@ class FastDecoder(Decoder):
                        for b in model.blocks]
         self.final, cfg = norm(model.final_norm), model.config
         self.heads, self.learned = (3, 1, cfg.n_heads, 1, cfg.head_dim), cfg.positions == 'learned' # q, k, v; B; H; T; hs
-        if not self.learned: self.turns = [t.to(model.final_norm.weight.dtype) for t in rotary_turn(torch.arange(self.window, device='cpu'), cfg.head_dim)]
+        if not self.learned:
+            turns = rotary_turn(torch.arange(self.window, device='cpu'), cfg.head_dim)
+            self.turns = [t.to(model.final_norm.weight.dtype) for t in turns]
 
     def vector(self,
         id:int, # the newest token
@@ -418,14 +424,16 @@ def quick_head(
     "The model's `QuickHead`"
     W = model.lm_head.weight.detach()
     bits = _bits(W)
-    if model not in _heads or not torch.equal(_heads[model][0], bits): _heads[model] = bits, QuickHead(model.lm_head)
+    if model not in _heads or not torch.equal(_heads[model][0], bits):
+        _heads[model] = bits, QuickHead(model.lm_head)
     return _heads[model][1]
 
 # %% ../nbs/05_generate.ipynb #586fc5ad
 def _bits(W):
     "Sums of the bits of `W` (V, C) by row and by column, read as whole numbers of up to eight bytes"
     size = W.shape[1]*W.element_size()                     # bytes in a row
-    unit = next(t for t in (torch.int64, torch.int32, torch.int16, torch.int8) if size % t.itemsize == 0)
+    units = torch.int64, torch.int32, torch.int16, torch.int8
+    unit = next(t for t in units if size % t.itemsize == 0)
     words = W.contiguous().view(unit)
     return torch.cat([words.sum(0), words.sum(1)])
 
@@ -443,8 +451,9 @@ def feed(self:FastDecoder,
     return z[None].float()
 
 # %% ../nbs/05_generate.ipynb #c58b2d90
+# the functions that the fast lane writes out, or goes around
 FORMULAS = ('__init__', '__call__', '_call_impl', '_wrapped_call_impl', '__getattr__',
-            'forward', 'features', 'embed', 'heads', 'new_caches', 'device') # what the fast lane writes out, or goes around
+            'forward', 'features', 'embed', 'heads', 'new_caches', 'device')
 OWN_PARTS = (SmallLanguageModel, Block, MultiHeadAttention, MLP, nn.ModuleList, nn.Linear, nn.Embedding,
              nn.LayerNorm, nn.Dropout, Int8Linear, Int8Embedding)
 
@@ -457,21 +466,25 @@ def _ingredients(f):
     return [f, code, inner.__defaults__, *used, *(vars(F).get(name) for name in code.co_names)]
 
 def _formula(cls):
-    "All that decides what the modules of a class compute, but for their tensors and settings"
-    members = {name: f for c in reversed(cls.__mro__) for name, f in vars(c).items() if name in FORMULAS}
-    return [x for name in sorted(members) for x in _ingredients(members[name])]
+    "The functions of a class itself that decide what its modules compute"
+    return [x for name in FORMULAS if name in vars(cls) for x in (name, *_ingredients(vars(cls)[name]))]
 
-_written_for = {cls: _formula(cls) for cls in OWN_PARTS}
+_written_for = {c: _formula(c) for cls in OWN_PARTS for c in cls.__mro__[:-1]}
 
 def _edited_classes():
     "Which of our classes compute by other functions than when this module was loaded"
     same = lambda a, b: len(a) == len(b) and all(x is y for x, y in zip(a, b))
-    return {cls for cls, was in _written_for.items() if not same(_formula(cls), was)}
+    edited = {c for c, was in _written_for.items() if not same(_formula(c), was)}
+    return {cls for cls in OWN_PARTS if edited & {*cls.__mro__}} if edited else edited
 
 # %% ../nbs/05_generate.ipynb #d1709fe4
+def _tensors(m):
+    "A module's own parameters and buffers, by name; None for a bias that it does without"
+    return m._parameters | m._buffers
+
 def _facts(m):
     "Class, shapes of the tensors, and settings of a module"
-    tensors = {name: None if t is None else t.shape for name, t in (m._parameters | m._buffers).items()}
+    tensors = {name: t if t is None else t.shape for name, t in _tensors(m).items()}
     idle = ('training', 'p', 'inplace', 'dropout') # dropout is off while a text is told
     settings = {name: v for name, v in vars(m).items()
                 if isinstance(v, (int, float, str, tuple)) and name not in idle and name[0] != '_'}
@@ -487,7 +500,7 @@ def _own_parts(config, int8):
 HOOK = 'has a forward hook'
 
 def _difference(m, own):
-    "In what a module `m` differs from the facts of the part that should be there; None if in nothing"
+    "How a module `m` differs from the facts of the part that should be there; None if it does not"
     if m is None: return 'is not there'
     if own is None: return f'is an additional {type(m).__name__}'
     (kind, shapes, settings), (cls, own_shapes, own_settings) = _facts(m), own
@@ -496,36 +509,41 @@ def _difference(m, own):
     if assigned: return f'has a {assigned[0]} of its own'
     if m._compiled_call_impl is not None: return 'was compiled'
     if shapes != own_shapes: return 'has other tensors'
-    plain = all(t is None or type(t) in (Tensor, nn.Parameter) for t in (m._parameters | m._buffers).values())
-    if not plain: return 'holds tensors of another class'
+    plain = type(None), Tensor, nn.Parameter
+    if not all(type(t) in plain for t in _tensors(m).values()): return 'holds tensors of another class'
     other = [name for name, v in own_settings.items() if settings.get(name) != v]
     if other: return f'has {other[0]}={settings.get(other[0])!r}'
     if m._forward_hooks or m._forward_pre_hooks: return HOOK
 
 # %% ../nbs/05_generate.ipynb #93b0e6ca
 def changed_parts(
-    model:SmallLanguageModel, # perhaps patched, subclassed, hooked, or with parts of somebody else's
-) -> dict: # name of the part ('' is the model itself) → how it differs; empty for a model as we make it
+    model:SmallLanguageModel, # perhaps patched, subclassed, hooked, or with foreign parts
+) -> dict: # name of the part ('' is the model itself) → how it differs; empty for our own
     "What in `model` does not compute as this module assumes: why a text takes the readable decoder"
     parts, edited = dict(model.named_modules(remove_duplicate=False)), _edited_classes()
-    found = {name: f'computes by changed functions of {type(m).__name__}' for name, m in parts.items() if type(m) in edited}
-    if found: return found
+    if edited:
+        why = 'computes by changed functions of'
+        found = {name: f'{why} {type(m).__name__}' for name, m in parts.items() if type(m) in edited}
+        if found: return found
+    found = {}
     own = _own_parts(model.config, isinstance(parts.get('lm_head'), Int8Linear))
     for name in sorted(own.keys() | parts.keys()):
         why = _difference(parts.get(name), own.get(name))
         if why: found[name] = why
     everywhere = nn.modules.module
-    if everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks: found.setdefault('', HOOK)
+    if everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks:
+        found.setdefault('', HOOK)
     return found
 
 # %% ../nbs/05_generate.ipynb #18c9d4f2
 class RereadDecoder(Decoder):
-    "A `Decoder` for models that cannot use caches: all tokens of a row run through the model for each new one"
+    "A `Decoder` for models that cannot use caches: each new token needs a pass over its whole row"
     def __init__(self,
         model, # anything that gives logits (1, T, V) for ids (1, T)
         contexts:list, # B lists of ids
     ):
-        self.model, self.window, self.rows = model, model.config.max_seq_len, [list(c) for c in contexts]
+        self.model, self.window = model, model.config.max_seq_len
+        self.rows = [list(c) for c in contexts]
 
     def prefill(self) -> Tensor: # logits (B, V)
         "The last logits of each row"
@@ -550,10 +568,11 @@ def whole_pass(
 ) -> Tensor: # logits (T, V): float32, on the CPU
     "One text through the model, without caches"
     z = model(torch.tensor([ids], device=model.device))
-    if isinstance(z, Tensor) and z.dim() == 3 and z.shape[:2] == (1, len(ids)): return z[0].float().cpu()
+    if isinstance(z, Tensor) and z.dim() == 3 and z.shape[:2] == (1, len(ids)):
+        return z[0].float().cpu()
     shape = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
-    raise ValueError(f'the forward of {type(model).__name__} gave {shape} for ids of shape (1, {len(ids)}): it must give '
-                     f'logits of shape (1, {len(ids)}, vocab_size)')
+    raise ValueError(f'the forward of {type(model).__name__} gave {shape} for ids of shape '
+                     f'(1, {len(ids)}): it must give logits of shape (1, {len(ids)}, vocab_size)')
 
 # %% ../nbs/05_generate.ipynb #6b2ea8c0
 @torch.no_grad()
@@ -568,19 +587,22 @@ def caches_agree(
     n = max(longest, min(model.config.max_seq_len, longest + room))
     steps = min(4, n - 1)                                  # the last tokens come one by one
     lengths = sorted({n - steps, max(1, n - steps - longest + shortest)})
-    ids = torch.randint(model.config.vocab_size, (n,), generator=torch.Generator('cpu').manual_seed(n), device='cpu').tolist()
+    luck = torch.Generator('cpu').manual_seed(n)
+    ids = torch.randint(model.config.vocab_size, (n,), generator=luck, device='cpu').tolist()
     expected = whole_pass(model, ids)                      # (n, V)
     try:
         d = Decoder(model, [ids[:k] for k in lengths], steps, by_forward)
         got = [d.prefill()] + [d.step([ids[k+i] for k in lengths]) for i in range(steps)]
     except Exception: return False                         # it cannot be asked in this way at all
     tolerance = _rounding(model)*expected.std().item()
-    same = lambda a, b: a.shape == b.shape and torch.allclose(a, b, atol=tolerance, rtol=0, equal_nan=True)
-    return all(same(z, expected[[k-1+i for k in lengths]]) for i, z in enumerate(got))
+    expected = [expected[[k-1+i for k in lengths]] for i in range(len(got))]
+    same = lambda a, b: torch.allclose(a, b, atol=tolerance, rtol=0, equal_nan=True)
+    return all(a.shape == b.shape and same(a, b) for a, b in zip(got, expected))
 
 def _rounding(model):
-    "How far two orders of adding the same numbers may differ, as a part of the spread of the logits"
-    if any(isinstance(m, Int8Linear) for m in model.modules()): return .1 # a last digit may round up or down
+    "How far two ways to compute the same logits may differ, as a part of their spread"
+    int8 = any(isinstance(m, Int8Linear) for m in model.modules())
+    if int8: return .1 # a last digit may round up or down
     return max(torch.finfo(p.dtype).eps for p in model.parameters() if p.is_floating_point())**.6
 
 # %% ../nbs/05_generate.ipynb #d2c1fab5
@@ -594,7 +616,8 @@ def can_hurry(
     "One text, on a CPU, in one type of full precision, by unchanged parts"
     tensors = [*model.parameters(), *model.buffers()]
     kinds = {(t.device.type, t.dtype, t.layout) for t in tensors if t.dtype != torch.int8}
-    full = len(kinds) == 1 and kinds <= {('cpu', dtype, torch.strided) for dtype in (torch.float32, torch.float64)}
+    fit = [('cpu', dtype, torch.strided) for dtype in (torch.float32, torch.float64)]
+    full = len(kinds) == 1 and kinds <= {*fit}
     return batch == 1 and full and not (changed_parts(model) if changed is None else changed)
 
 def choose_decoder(
@@ -605,15 +628,17 @@ def choose_decoder(
     whole:bool, # does anybody need all logits?
     changed:dict=None, # from `changed_parts`, if it is known
 ) -> Decoder: # the fastest that gives what is needed
-    "One text takes the fast lane, with the quick head where few logits are enough; a changed model is tried first"
+    "One text takes the fast lane, with the quick head if few logits are enough; a changed model is tried first"
     if changed is None: changed = changed_parts(model)
     if can_hurry(model, len(contexts), changed):
         few = 1 if sampler.temperature == 0 else sampler.top_k
         small = model.config.vocab_size < QUICK_FROM
-        return FastDecoder(model, contexts, room, None if whole or small or not has_kernel() else few)
+        if whole or small or not has_kernel(): few = None
+        return FastDecoder(model, contexts, room, few)
     hooks_only = all(why == HOOK for why in changed.values())
     by_forward = '' in changed
-    if hooks_only or caches_agree(model, contexts, room, by_forward): return Decoder(model, contexts, room, by_forward)
+    if hooks_only or caches_agree(model, contexts, room, by_forward):
+        return Decoder(model, contexts, room, by_forward)
     return RereadDecoder(model, contexts)
 
 # %% ../nbs/05_generate.ipynb #eee3109a
@@ -725,20 +750,25 @@ def tell(
     luck = [row_luck(r.seed) for r in live]
     used = [r.context if penalize_prompt else [] for r in live]
     n, seen = max(map(len, used)), None
-    if sampler.repetition_penalty != 1: seen = torch.tensor([[eot]*(n - len(x)) + x for x in used], dtype=torch.long, device='cpu') # (B, n)
+    if sampler.repetition_penalty != 1:
+        seen = [[eot]*(n - len(x)) + x for x in used]
+        seen = torch.tensor(seen, dtype=torch.long, device='cpu') # (B, n)
     with widened(model):
         whole = log_probs or seen is not None or never is not None
         decoder = choose_decoder(model, [r.context for r in live], N, sampler, whole, changed)
         logits = decoder.prefill()                         # (B, V)
         wide = logits.shape[-1]
-        if decoder.ids is None and wide != model.config.vocab_size: never = textless(model.tokenizer, wide) # another output layer
+        if decoder.ids is None and wide != model.config.vocab_size: # another output layer
+            never = textless(model.tokenizer, wide)
         for t in range(N):
             if never is not None: logits = logits.masked_fill(never, -torch.inf)
-            if t % PORTION == 0: u = torch.stack([uniforms(g, min(PORTION, N - t)) for g in luck]) # (B, up to PORTION)
+            if t % PORTION == 0: # (B, up to PORTION)
+                u = torch.stack([uniforms(g, min(PORTION, N - t)) for g in luck])
             ids = sampler(logits, u[:, t % PORTION], seen, eot) # (B,)
             if decoder.ids is not None: ids = decoder.ids[ids]
             tokens, said = ids.tolist(), [None]*len(live)
-            if log_probs: said = logits.log_softmax(-1).gather(1, ids[:, None])[:, 0].tolist()
+            if log_probs:
+                said = logits.log_softmax(-1).gather(1, ids[:, None])[:, 0].tolist()
             for r, i, l in zip(live, tokens, said): r.add(i, l)
             yield
             if seen is not None: seen = torch.cat([seen, ids[:, None]], 1)
@@ -754,18 +784,20 @@ def tell(
 @contextlib.contextmanager
 def reading(
     model, # any module
-    foreign:bool=False, # has it parts that are not ours? They may keep tensors that training needs later: no inference mode
+    foreign:bool=False, # has it parts that are not ours? Then without inference mode, see below
 ):
     "No dropout, no gradients and no autocast inside; every module in its old mode afterwards"
     was = [m for m in model.modules() if m.training]
     kinds = {(p.device.type, p.dtype) for p in model.parameters() if p.is_floating_point()}
-    devices = {device for device, _ in kinds} | {'cpu'} if len({dtype for _, dtype in kinds}) == 1 else ()
+    one_type = len({dtype for _, dtype in kinds}) == 1
+    devices = {device for device, _ in kinds} | {'cpu'} if one_type else ()
     for m in was: m.training = False
     try:
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.no_grad() if foreign else torch.inference_mode())
             for device in devices:
-                if torch.is_autocast_enabled(device): stack.enter_context(torch.autocast(device, enabled=False))
+                if torch.is_autocast_enabled(device):
+                    stack.enter_context(torch.autocast(device, enabled=False))
             yield
     finally:
         for m in was: m.training = True
@@ -780,22 +812,26 @@ def _complaints(lengths, sampler, max_length, max_new_tokens, stop, seed, num_sa
         wrong.append(f'max_length={max_length!r} counts prompt and output together, and the prompt alone has {longest} tokens: '
                      f'use max_length={longest + 50}, or max_new_tokens=50, which counts the output alone')
     if not all(isinstance(s, str) and s for s in stop):
-        wrong.append(f'stop={[*stop]!r} must hold texts (str) of one character or more; an empty one would end every story at once')
+        wrong.append(f'stop={[*stop]!r} must hold texts (str) of one character or more; '
+                     'an empty one would end every story at once')
     if not whole(num_samples, 1): wrong.append(f'num_samples={num_samples!r} must be a whole number, 1 or more; None gives one text')
     last = seed + (num_samples or 1) - 1 if is_whole(seed) and whole(num_samples, 1) else seed
     if not whole(seed, -2**63) or is_whole(last) and last >= 2**64:
         several = f' (num_samples={num_samples} counts on from it)' if num_samples else ''
-        wrong.append(f'seed={seed!r} must be a whole number from -2**63 to 2**64 - 1{several}; None gives another text each time')
+        wrong.append(f'seed={seed!r} must be a whole number from -2**63 to 2**64 - 1{several}; '
+                     'None gives another text each time')
     return wrong
 
 # %% ../nbs/05_generate.ipynb #2f9d60b7
 def _as_prompts(prompt):
     "The prompts, and whether it was a single one; raises TypeError for what is no text"
     if getattr(prompt, 'ndim', None) == 0: prompt = prompt.item() # an array of numpy that holds one text
-    single = isinstance(prompt, (str, bytes, bytearray, os.PathLike, Mapping, set, frozenset)) or not isinstance(prompt, Iterable)
+    whole = str, bytes, bytearray, os.PathLike, Mapping, set, frozenset
+    single = isinstance(prompt, whole) or not isinstance(prompt, Iterable)
     prompts = [prompt] if single else list(prompt)
     for p in prompts:
-        if not isinstance(p, str): raise TypeError(f'a prompt must be a str, not {type(p).__name__} ({p!r:.80}): {_how_to_text(p)}')
+        if isinstance(p, str): continue
+        raise TypeError(f'a prompt must be a str, not {type(p).__name__} ({p!r:.80}): {_how_to_text(p)}')
     return [well_formed(p) for p in prompts], single
 
 def _how_to_text(p):
@@ -808,21 +844,28 @@ def _how_to_text(p):
 def _as_texts(stop):
     "`stop` as a tuple"
     if stop is None: return ()
-    return (stop,) if isinstance(stop, (str, bytes)) or not isinstance(stop, Iterable) else tuple(stop)
+    single = isinstance(stop, (str, bytes)) or not isinstance(stop, Iterable)
+    return (stop,) if single else tuple(stop)
 
 # %% ../nbs/05_generate.ipynb #018de3a7
-def _prepare(model, prompts, sampler, max_length, max_new_tokens, stop, seed, start, stop_at_eot, num_samples, depth=3):
-    "A `Row` for each text; raises one ValueError for all that is wrong, warns once (`depth` calls above) if prompts are cropped"
+def _prepare(model, prompts, sampler, max_length, max_new_tokens, stop, seed, start, stop_at_eot,
+             num_samples, depth=3):
+    "A `Row` for each text; one ValueError for all that is wrong, one warning if prompts are cropped"
     tok, W, stop = model.tokenizer, model.config.max_seq_len, _as_texts(stop)
-    max_length, max_new_tokens, seed, num_samples = map(as_number, (max_length, max_new_tokens, seed, num_samples))
+    numbers = max_length, max_new_tokens, seed, num_samples
+    max_length, max_new_tokens, seed, num_samples = map(as_number, numbers)
     if any(p.is_meta for p in model.parameters()):
-        raise ValueError("the model is on the device 'meta', so it has shapes and no numbers: load its weights, or build it without torch.device('meta')")
+        raise ValueError("the model is on the device 'meta', so it has shapes and no numbers: load its weights, "
+                         "or build it without torch.device('meta')")
     ids = [tok.encode(p) for p in prompts]
     lengths = [len(x) for x in ids]
     wrong = _complaints(lengths, sampler, max_length, max_new_tokens, stop, seed, num_samples)
-    if wrong: raise ValueError(f'nothing was generated, {len(wrong)} problem(s):\n' + '\n'.join(f'- {w}' for w in wrong))
+    if wrong:
+        listed = '\n'.join(f'- {w}' for w in wrong)
+        raise ValueError(f'nothing was generated, {len(wrong)} problem(s):\n{listed}')
     if max(lengths, default=0) > W:
-        try: warnings.warn(f'the prompt has {max(lengths)} tokens, the model reads {W} at most: it sees the last {W} of them', stacklevel=depth)
+        cropped = f'the prompt has {max(lengths)} tokens, the model reads {W} at most: it sees the last {W} of them'
+        try: warnings.warn(cropped, stacklevel=depth)
         except ValueError: pass # standard error is closed: nobody could read it
     if seed is not None or sampler.temperature == 0: seeds = [seed]*len(ids)
     else: seeds = torch.randint(2**62, (len(ids),), device='cpu').tolist()
@@ -852,7 +895,8 @@ def generate(self:SmallLanguageModel,
 ): # prompt and continuation, whole characters: str for a str, list for a list, with `num_samples` a list for each prompt
     "Continue `prompt`. Raises one ValueError that names every bad argument; a prompt beyond the window is cropped on the left with one warning"
     prompts, single = _as_prompts(prompt)
-    sampler, num_samples = Sampler(temperature, top_k, top_p, min_p, repetition_penalty), as_number(num_samples)
+    sampler = Sampler(temperature, top_k, top_p, min_p, repetition_penalty)
+    num_samples = as_number(num_samples)
     rows = _prepare(self, prompts, sampler, max_length, max_new_tokens, stop, seed, start, stop_at_eot, num_samples)
     changed = changed_parts(self)
     with reading(self, bool(changed)):
@@ -874,14 +918,19 @@ def stream(self:SmallLanguageModel,
     sampler = Sampler(temperature, top_k, top_p, min_p, repetition_penalty)
     row = _one_row(self, prompt, sampler, max_length, max_new_tokens, stop, seed, start, stop_at_eot)
     changed = changed_parts(self)
-    return _pieces(self, row, tell(self, [row], sampler, False, penalize_prompt, changed), bool(changed))
+    rounds = tell(self, [row], sampler, False, penalize_prompt, changed)
+    return _pieces(self, row, rounds, bool(changed))
 
 # %% ../nbs/05_generate.ipynb #ef2f0c93
-def _one_row(model, prompt, sampler=Sampler(0), max_length=None, max_new_tokens=1, stop=None, seed=None, start=True, stop_at_eot=True):
+def _one_row(model, prompt, sampler=Sampler(0), max_length=None, max_new_tokens=1, stop=None, seed=None,
+             start=True, stop_at_eot=True):
     "The `Row` of a single prompt"
     prompts, single = _as_prompts(prompt)
-    if not single: raise TypeError(f'the prompt must be a str, not {type(prompt).__name__}: one text at a time; `generate` takes several')
-    return _prepare(model, prompts, sampler, max_length, max_new_tokens, stop, seed, start, stop_at_eot, None, 4)[0]
+    if not single:
+        raise TypeError(f'the prompt must be a str, not {type(prompt).__name__}: '
+                        'one text at a time; `generate` takes several')
+    rows = _prepare(model, prompts, sampler, max_length, max_new_tokens, stop, seed, start, stop_at_eot, None, 4)
+    return rows[0]
 
 def _pieces(model, row, rounds, foreign):
     "The pieces of `row`; whenever the reader has the word, the model is in its own mode"
@@ -965,7 +1014,7 @@ def share_covered(
     n:int, # a run counts if it has this many words, or more
 ) -> float: # from 0 to 1; 0 for a text without words
     "What share of the words lies in a copied run of `n` words or more"
-    if not (is_whole(n, 1)): raise ValueError(f'n={n!r} must be a whole number of words, 1 or more; 8 is a short sentence')
+    if not is_whole(n, 1): raise ValueError(f'n={n!r} must be a whole number of words, 1 or more; 8 is a short sentence')
     end = inside = 0
     for i, length in enumerate(runs):
         if length >= n: end = max(end, i + length)
@@ -1069,6 +1118,6 @@ def yardstick(self:Copies,
     most:int=100, # look at so many pieces, evenly spread
 ) -> list: # the longest copied run of each piece, in words, in order of size; empty where no text has `n` words
     "How long the copied runs are in new texts by the author: the numbers to compare with"
-    if not (is_whole(n, 1)): raise ValueError(f'n={n!r} must be a whole number of words, 1 or more: as many as your text has')
+    if not is_whole(n, 1): raise ValueError(f'n={n!r} must be a whole number of words, 1 or more: as many as your text has')
     pieces = [' '.join(w[i:i+n]) for w in map(str.split, held_out) for i in range(0, len(w) - n + 1, n)]
     return sorted(self.longest(p).words for p in pieces[::max(1, -(-len(pieces)//most))])

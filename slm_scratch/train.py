@@ -448,7 +448,9 @@ def language_model_loss(
 
 _FORWARD = SmallLanguageModel.forward
 
-def has_own_head(model:SmallLanguageModel) -> bool: # the model
+def has_own_head(
+    model:SmallLanguageModel, # the model
+) -> bool:
     "Are the logits the product with `lm_head.weight` and nothing else? Not if somebody replaced or hooked the head"
     parts = (model, model.lm_head)
     patched = any('forward' in vars(m) or m._forward_hooks or m._forward_pre_hooks for m in parts)

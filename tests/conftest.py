@@ -1,19 +1,24 @@
-"What the tests share: the wheel, environments that hold it, the notebooks at work in the background, and a browser."
+"What the tests share: the wheel, environments that hold it, running notebooks, and a browser."
 import os, re, subprocess, sys
 from pathlib import Path
 import pytest
 
 root = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(root/'tools'))
-from machines import HANGS, Background, Env, avx2, build_wheel, by_length, copy_repo, link_distribution, make_env, one_thread, run_notebook
+from machines import HANGS, Background, Env, avx2, build_wheel, by_length, copy_repo
+from machines import link_distribution, make_env, one_thread, run_notebook
 from project import cfg, nb_name, notebook_paths
 nbs = notebook_paths()
 
 def run(*cmd, ok=True, timeout=HANGS, **kw):
-    "Run a command, which is ended only if it hangs; unless it succeeds, the test fails and shows what was printed"
-    r = subprocess.run([str(c) for c in cmd], capture_output=True, text=True, encoding='utf-8', timeout=timeout, stdin=subprocess.DEVNULL, **kw)
-    r.stdout, r.stderr = (re.sub(r'\x1b\[[0-9;]*m', '', t) for t in (r.stdout, r.stderr)) # no colours
-    if ok and r.returncode: pytest.fail(f"{' '.join(map(str, cmd))}\n{r.stdout[-3000:]}\n{r.stderr[-6000:]}", pytrace=False)
+    "Run a command, ended only if it hangs; unless it succeeds, the test fails and shows its output"
+    cmd = [str(c) for c in cmd]
+    r = subprocess.run(cmd, capture_output=True, text=True, encoding='utf-8', timeout=timeout,
+                       stdin=subprocess.DEVNULL, **kw)
+    plain = lambda t: re.sub(r'\x1b\[[0-9;]*m', '', t) # no colours
+    r.stdout, r.stderr = plain(r.stdout), plain(r.stderr)
+    said = f"{' '.join(cmd)}\n{r.stdout[-3000:]}\n{r.stderr[-6000:]}"
+    if ok and r.returncode: pytest.fail(said, pytrace=False)
     return r
 
 # ---- the wheel, and environments as a user has them ----
@@ -30,11 +35,12 @@ class CallableEnv(Env):
 @pytest.fixture(scope='session')
 def bare(tmp_path_factory, wheel):
     "The wheel, its `offline` extra and a kernel, and nothing of the developer's"
-    return CallableEnv(tmp_path_factory.mktemp('bare'), wheel, 'offline', MPLBACKEND='agg', **one_thread)
+    d = tmp_path_factory.mktemp('bare')
+    return CallableEnv(d, wheel, 'offline', MPLBACKEND='agg', **one_thread)
 
 @pytest.fixture(scope='session')
 def poor(tmp_path_factory, wheel):
-    "The wheel on a machine with AVX2 at most and one thread, with the developer's packages in sight, so that what compares with them runs"
+    "The wheel, one thread and AVX2 at most, and the developer's packages in sight: oracles run"
     return CallableEnv(tmp_path_factory.mktemp('poor'), wheel, 'dev', **avx2, **one_thread)
 
 @pytest.fixture
@@ -43,7 +49,7 @@ def empty(tmp_path):
     d = tmp_path/'empty'; d.mkdir()
     return d
 
-# ---- notebooks: they start with the session, on one core; once only they are left, they get all ----
+# ---- notebooks: they start with the session, on one core; when only they are left, they get all ----
 
 def pytest_collection_modifyitems(items):
     "The notebooks come last: they have been running since the session began"
@@ -52,7 +58,8 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope='session', autouse=True)
 def notebook_runs(request, tmp_path_factory):
     "The wanted notebooks at work: `results` has a Future of a Run for each"
-    wanted = {i.callspec.params['nb'] for i in request.session.items if getattr(i, 'originalname', '') == 'test_runs'}
+    items = [i for i in request.session.items if getattr(i, 'originalname', '') == 'test_runs']
+    wanted = {i.callspec.params['nb'] for i in items}
     if not wanted:
         yield None
         return
@@ -69,15 +76,18 @@ def notebook_runs(request, tmp_path_factory):
 
 # ---- what the report says ----
 
-cannot = [ # reasons to skip a test that a machine of CI cannot help; under CI=true every other skipped test is a failure
-    r'no GPU', r'no CUDA', r'needs? \S*GPUs?\b', r'no file system can be mounted here', r'only on (Windows|macOS|Linux)', r'not on (Windows|macOS|Linux)']
+# Reasons that a machine of CI cannot help; under CI=true a test skipped for any other is a failure.
+cannot = [r'no GPU', r'no CUDA', r'needs? \S*GPUs?\b', r'no file system can be mounted here',
+          r'only on (Windows|macOS|Linux)', r'not on (Windows|macOS|Linux)']
 
 def fail_if_skipped(report):
     "Under CI=true: a skipped test that CI could have run counts as failed"
-    if os.environ.get('CI', '').lower() not in ('1', 'true') or not report.skipped or hasattr(report, 'wasxfail'): return
+    in_ci = os.environ.get('CI', '').lower() in ('1', 'true')
+    if not in_ci or not report.skipped or hasattr(report, 'wasxfail'): return
     reason = report.longrepr[-1] if isinstance(report.longrepr, tuple) else str(report.longrepr)
     if any(re.search(c, reason) for c in cannot): return
-    report.outcome, report.longrepr = 'failed', f'{report.nodeid}: skipped under CI=true, which should be able to run it: {reason}'
+    report.outcome = 'failed'
+    report.longrepr = f'{report.nodeid}: skipped under CI=true, which should be able to run it: {reason}'
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport():
@@ -93,13 +103,13 @@ def pytest_make_collect_report():
 
 def pytest_terminal_summary(terminalreporter):
     "The seconds that each notebook took; nothing depends on them"
-    took = {}
-    for reports in terminalreporter.stats.values():
-        for r in reports:
-            if getattr(r, 'when', '') == 'call': took |= {r.nodeid.partition('[')[2].rstrip(']'): v for k,v in r.user_properties if k == 'notebook seconds'}
+    reports = [r for rs in terminalreporter.stats.values() for r in rs if getattr(r, 'when', '') == 'call']
+    properties = [(r.nodeid.partition('[')[2].rstrip(']'), *p) for r in reports for p in r.user_properties]
+    took = {name: seconds for name,key,seconds in properties if key == 'notebook seconds'}
     if not took: return
     terminalreporter.section('seconds of the notebooks, one thread each')
-    for name, s in sorted(took.items(), key=lambda kv: -kv[1]): terminalreporter.write_line(f'{s:6d} s  {name}')
+    for name in sorted(took, key=took.get, reverse=True):
+        terminalreporter.write_line(f'{took[name]:6d} s  {name}')
 
 # ---- browser ----
 

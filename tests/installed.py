@@ -103,4 +103,4 @@ def test_programs(desk):
 @pytest.mark.parametrize('name', ['train', 'generate', 'eval', 'demo'])
 def test_help(name, desk):
     "`python -m slm_scratch` knows the four programs, and each explains its options"
-    assert '--seed' in call('-m', 'slm_scratch', name, '--help')
+    assert '--device' in call('-m', 'slm_scratch', name, '--help')

@@ -1,4 +1,4 @@
-"Run every notebook on imitated machines, alone beside the wheel, without a network: a table notebook × setting → seconds."
+"Run every notebook on imitated machines, from the wheel, without a network: seconds as a table."
 import argparse, os, shutil, subprocess, sys, sysconfig, tempfile, threading, time
 from collections import deque
 from concurrent.futures import Future
@@ -9,13 +9,14 @@ from packaging.requirements import Requirement
 from project import cfg, nb_name, notebook_paths, root
 
 HANGS = 1800 # seconds after which a notebook counts as hanging; nothing here fails for being slow
-avx2 = dict(ATEN_CPU_CAPABILITY='avx2', ONEDNN_MAX_CPU_ISA='AVX2', MKL_ENABLE_INSTRUCTIONS='AVX2') # no AVX-512, no VNNI, no bf16
+# no AVX-512, no VNNI, no bf16
+avx2 = dict(ATEN_CPU_CAPABILITY='avx2', ONEDNN_MAX_CPU_ISA='AVX2', MKL_ENABLE_INSTRUCTIONS='AVX2')
 one_thread = dict(OMP_NUM_THREADS='1')
 
 @dataclass
 class Setting:
     "A machine to imitate: the packages it has, and what its environment variables say"
-    packages:str # 'dev': the developer's are in sight; 'offline': the wheel with that extra; 'bare': the wheel alone
+    packages:str # dev: the developer's are in sight; offline: the wheel with that extra; bare: the wheel
     about:str
     env:dict = field(default_factory=dict)
 
@@ -30,9 +31,10 @@ settings = {
 # ---- the wheel ----
 
 def copy_repo(to, *more):
-    "What makes the package, copied to the folder `to`, so that nothing is written into the repository"
+    "What makes the package, and `more`, copied to the folder `to`: nothing is written into the repository"
+    passing = shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints', 'kernel-ipc-*', 'runs')
     for p in ['settings.ini', 'setup.py', 'MANIFEST.in', 'README.md', 'LICENSE', cfg['lib_path'], *more]:
-        if (root/p).is_dir(): shutil.copytree(root/p, to/p, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints', 'kernel-ipc-*', 'runs'))
+        if (root/p).is_dir(): shutil.copytree(root/p, to/p, ignore=passing)
         elif (root/p).exists():
             (to/p).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(root/p, to/p)
@@ -40,12 +42,14 @@ def copy_repo(to, *more):
 
 def check(*cmd, **kw):
     "Run a command; raises RuntimeError with what it printed unless it succeeds"
-    r = subprocess.run([str(c) for c in cmd], capture_output=True, text=True, encoding='utf-8', errors='replace', stdin=subprocess.DEVNULL, timeout=HANGS, **kw)
-    if r.returncode: raise RuntimeError(f"{' '.join(map(str, cmd))}\n{r.stdout[-3000:]}\n{r.stderr[-6000:]}")
+    cmd = [str(c) for c in cmd]
+    r = subprocess.run(cmd, capture_output=True, text=True, encoding='utf-8', errors='replace',
+                       stdin=subprocess.DEVNULL, timeout=HANGS, **kw)
+    if r.returncode: raise RuntimeError(f"{' '.join(cmd)}\n{r.stdout[-3000:]}\n{r.stderr[-6000:]}")
     return r
 
 def build_wheel(d):
-    "The wheel, built in the folder `d` by way of the source distribution, so that both are complete"
+    "The wheel, built in the folder `d` from the source distribution, so that both are complete"
     copy_repo(d)
     check(sys.executable, '-m', 'build', '--no-isolation', '-o', d/'dist', d, cwd=d)
     return next((d/'dist').glob('*.whl'))
@@ -61,8 +65,8 @@ def closure(reqs):
         seen.add(str(r))
         names.add(r.name)
         for s in distribution(r.name).requires or []:
-            q = Requirement(s)
-            if q.marker is None or any(q.marker.evaluate({'extra': e}) for e in ['', *r.extras]): todo.append(q)
+            q, extras = Requirement(s), ['', *r.extras]
+            if q.marker is None or any(q.marker.evaluate({'extra': e}) for e in extras): todo.append(q)
     return sorted(names)
 
 def link_distribution(name, site):
@@ -73,10 +77,12 @@ def link_distribution(name, site):
 
 no_network = '''"The world without a network: only this machine answers."
 import socket
-def here(host): return host in (None, '', 'localhost', '0.0.0.0', '::1') or str(host).startswith('127.')
+ours = (None, '', 'localhost', '0.0.0.0', '::1')
+def here(host): return host in ours or str(host).startswith('127.')
 def guard(f, host):
     def g(*args, **kw):
-        if not here(host(args)): raise OSError(f'no network in this test: {host(args)} was asked for')
+        to = host(args)
+        if not here(to): raise OSError(f'no network in this test: {to} was asked for')
         return f(*args, **kw)
     return g
 address = lambda a: a[1][0] if isinstance(a[1], tuple) else None
@@ -85,32 +91,42 @@ socket.socket.connect_ex = guard(socket.socket.connect_ex, address)
 socket.getaddrinfo = guard(socket.getaddrinfo, lambda a: a[0])
 '''
 
-def make_env(d, reqs, sight=False):
-    "An environment in `d` with no pip and no network, that holds what `reqs` need; with `sight` also whatever is installed here. Its Python and site-packages"
+def make_env(d, # the folder
+             reqs, # what it must hold, with what that needs
+             sight=False): # also show it whatever is installed here
+    "Make an environment with no pip and no network; returns its Python and its site-packages"
     check(sys.executable, '-m', 'venv', '--without-pip', d)
     site = next(d.glob('lib/python3*/site-packages'))
     for name in closure(reqs): link_distribution(name, site)
     (site/'no_network.py').write_text(no_network, encoding='utf-8')
     (site/'no_network.pth').write_text('import no_network\n', encoding='utf-8')
     here = dict.fromkeys(sysconfig.get_path(k) for k in ('purelib', 'platlib'))
-    if sight: (site/'zz_in_sight.pth').write_text('\n'.join(here) + '\n', encoding='utf-8') # searched last: the wheel comes first
+    # searched last: the wheel comes first
+    if sight: (site/'zz_in_sight.pth').write_text('\n'.join(here) + '\n', encoding='utf-8')
     return d/'bin'/'python', site
 
 # of the developer's surroundings, what could change a run
-drop = ('PYTHON', 'VIRTUAL', 'JUPYTER', 'IPY', 'TIKTOKEN', 'DATA_GYM', 'HF_', 'SLM_', 'COV', 'MPL', 'OMP_', 'MKL_', 'ONEDNN_', 'ATEN_', 'GOMP_', 'KMP_')
+drop = ('PYTHON', 'VIRTUAL', 'JUPYTER', 'IPY', 'TIKTOKEN', 'DATA_GYM', 'HF_', 'SLM_', 'COV', 'MPL',
+        'OMP_', 'MKL_', 'ONEDNN_', 'ATEN_', 'GOMP_', 'KMP_')
+
+def homes(d):
+    "What makes the folder `d` the home of a program"
+    ds = dict(HOME=d, TMPDIR=d/'tmp', XDG_CACHE_HOME=d/'cache', MPLCONFIGDIR=d/'mpl')
+    return {k: str(v) for k,v in ds.items()}
 
 class Env:
-    "An environment that holds the wheel and a kernel, with a home of its own; `packages` is that of a `Setting`"
+    "An environment with the wheel, a kernel and a home of its own; `packages` as in `Setting`"
     def __init__(self, d, wheel, packages='offline', **env):
         extra = dict(dev='', offline=cfg['offline_requirements'], bare='')[packages]
-        needs = f"{cfg['requirements']} {extra} ipykernel nbclient".split() if packages != 'dev' else []
-        self.python, self.site = make_env(d/'env', needs, sight=packages == 'dev')
-        check(sys.executable, '-m', 'pip', 'install', '-q', '--no-deps', '--no-index', '--target', self.site, wheel)
+        needs = f"{cfg['requirements']} {extra} ipykernel nbclient".split()
+        sight = packages == 'dev'
+        self.python, self.site = make_env(d/'env', [] if sight else needs, sight)
+        pip = [sys.executable, '-m', 'pip', 'install', '-q', '--no-deps', '--no-index']
+        check(*pip, '--target', self.site, wheel)
         self.home = d/'home'
         (self.home/'tmp').mkdir(parents=True)
         kept = {k: v for k,v in os.environ.items() if not k.startswith(drop)}
-        homes = dict(HOME=self.home, TMPDIR=self.home/'tmp', XDG_CACHE_HOME=self.home/'cache', MPLCONFIGDIR=self.home/'mpl')
-        self.env = kept | {k: str(v) for k,v in homes.items()} | dict(PYTHONUTF8='0', LC_ALL='C.UTF-8') | env
+        self.env = kept | homes(self.home) | dict(PYTHONUTF8='0', LC_ALL='C.UTF-8') | env
 
 # ---- runs ----
 
@@ -132,12 +148,15 @@ def run_notebook(path, # the notebook
     (d/'empty').mkdir(parents=True)
     shutil.copy(root/'tools'/'run_nbs.py', d)
     t = time.time()
-    cmd = [str(c) for c in (python, d/'run_nbs.py', '--no-save', '--timeout', limit, '--cwd', d/'empty', path)]
+    options = ['--no-save', '--timeout', limit, '--cwd', d/'empty']
+    cmd = [str(c) for c in (python, d/'run_nbs.py', *options, path)]
     with (d/'said').open('w+', encoding='utf-8', errors='replace') as said:
-        p = subprocess.Popen(cmd, env=env, cwd=d, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said)
+        no = subprocess.DEVNULL
+        p = subprocess.Popen(cmd, env=env, cwd=d, stdin=no, stdout=no, stderr=said)
         running.add(p)
         try: code = p.wait(limit + 60)
-        except subprocess.TimeoutExpired: return Run(time.time()-t, f'{path.name} hangs: no end after {limit} s', [])
+        except subprocess.TimeoutExpired:
+            return Run(time.time()-t, f'{path.name} hangs: no end after {limit} s', [])
         finally:
             p.kill() # its kernel ends with it
             p.wait()
@@ -147,7 +166,7 @@ def run_notebook(path, # the notebook
     return Run(time.time()-t, error, sorted(p.name for p in (d/'empty').iterdir()))
 
 class Background:
-    "Jobs for threads that are started one by one, so that a test session can lend them one core first and all of them later"
+    "Jobs for threads: a test session lends them one core first, and all of them later"
     def __init__(self, jobs): # name -> function without arguments
         self.jobs, self.threads = deque(jobs.items()), []
         self.results = {name: Future() for name in jobs}
@@ -170,22 +189,25 @@ class Background:
         self.jobs.clear()
         for p in list(running): p.kill()
 
-longest_first = ['04_train', '05_generate', 'index', '01_data', '03_model', 'engine/corpus', '00_tokenizer', '02_attention'] # the order keeps all cores busy
-def by_length(name): return longest_first.index(name) if name in longest_first else len(longest_first)
+# the order keeps all cores busy
+longest_first = ['04_train', '05_generate', 'index', '01_data', '03_model', 'engine/corpus',
+                 '00_tokenizer', '02_attention']
+def by_length(name): return [*longest_first, name].index(name)
 
 def chosen(names):
-    "The notebooks that `names` name: 02_attention, engine/files, files, or a path; all without names"
+    "The notebooks that `names` name (02_attention, engine/files, files, a path); all without names"
     known = {nb_name(p): p for p in notebook_paths()}
     known = {n: known[n] for n in sorted(known, key=by_length)}
     if not names: return known
     short = lambda n: n.removesuffix('.ipynb').removeprefix(cfg['nbs_path'] + '/')
     found = {k: p for k,p in known.items() for n in names if short(n) in (k, k.split('/')[-1])}
     unknown = [n for n in names if not any(short(n) in (k, k.split('/')[-1]) for k in found)]
-    if unknown: raise SystemExit(f"no such notebook: {', '.join(unknown)}; there are {', '.join(known)}")
+    there = ', '.join(known)
+    if unknown: raise SystemExit(f"no such notebook: {', '.join(unknown)}; there are {there}")
     return found
 
 def run_setting(setting, nbs, top, wheel, limit, show):
-    "Run the notebooks in one setting: name -> Run. Those of one thread run side by side, so that no core is idle"
+    "Run the notebooks in one setting: name -> Run. With one thread each, they run side by side"
     (top/'env').mkdir(parents=True)
     env = Env(top/'env', wheel, setting.packages, **setting.env)
     def job(name, path):
@@ -195,36 +217,45 @@ def run_setting(setting, nbs, top, wheel, limit, show):
             return r
         return run
     todo = Background({name: job(name, path) for name,path in nbs.items()})
-    todo.work_on((os.cpu_count() or 1) if setting.env.get('OMP_NUM_THREADS') == '1' else 1)
+    side_by_side = setting.env.get('OMP_NUM_THREADS') == '1'
+    todo.work_on((os.cpu_count() or 1) if side_by_side else 1)
     return {name: f.result() for name,f in todo.results.items()}
 
 def table(results):
     "A table notebook × setting -> seconds, in Markdown"
     names = dict.fromkeys(n for runs in results.values() for n in runs)
     rows = [['notebook', *results], ['---', *['---:']*len(results)]]
-    for n in names: rows.append([n, *[f"{runs[n].seconds:.0f}{' FAILED' if runs[n].error else ''}" for runs in results.values()]])
-    wide = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
-    return '\n'.join('| ' + ' | '.join(c.ljust(w) if not i else c.rjust(w) for i,(c,w) in enumerate(zip(r, wide))) + ' |' for r in rows)
+    cell = lambda r: f"{r.seconds:.0f}{' FAILED' if r.error else ''}"
+    for n in names: rows.append([n, *[cell(runs[n]) for runs in results.values()]])
+    wide = [max(map(len, column)) for column in zip(*rows)]
+    def line(name, *cs): return ' | '.join([name.ljust(wide[0]), *map(str.rjust, cs, wide[1:])])
+    return '\n'.join(f'| {line(*r)} |' for r in rows)
 
 def main(argv=None):
-    ap = argparse.ArgumentParser(description=__doc__, epilog='settings: ' + '; '.join(f'{k} ({s.about})' for k,s in settings.items()))
-    ap.add_argument('nbs', nargs='*', help='notebooks, such as 02_attention or engine/files (default: all)')
-    ap.add_argument('--settings', default=','.join(settings), help='which, with commas between them (default: all)')
-    ap.add_argument('--limit', type=int, default=HANGS, help=f'seconds after which a notebook counts as hanging (default: {HANGS})')
+    about = '; '.join(f'{k} ({s.about})' for k,s in settings.items())
+    ap = argparse.ArgumentParser(description=__doc__, epilog=f'settings: {about}')
+    ap.add_argument('nbs', nargs='*', help='such as 02_attention or engine/files (default: all)')
+    ap.add_argument('--settings', default=','.join(settings), help='with commas (default: all)')
+    ap.add_argument('--limit', type=int, default=HANGS,
+                    help=f'seconds after which a notebook counts as hanging (default: {HANGS})')
     args = ap.parse_args(argv)
     wanted = [s for s in args.settings.split(',') if s]
     unknown = [s for s in wanted if s not in settings]
-    if unknown or not wanted: ap.error(f"no such setting: {', '.join(unknown)}; there are {', '.join(settings)}")
+    there = ', '.join(settings)
+    if unknown or not wanted: ap.error(f"no such setting: {', '.join(unknown)}; there are {there}")
     nbs, results = chosen(args.nbs), {}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as d:
         top = Path(d)
         (top/'build').mkdir()
         wheel = build_wheel(top/'build')
         for name in wanted:
-            def show(nb, r): print(f"{name:10}  {nb:16} {r.seconds:6.0f} s  {r.error.splitlines()[0] if r.error else 'ok'}", flush=True)
+            def show(nb, r):
+                end = r.error.splitlines()[0] if r.error else 'ok'
+                print(f'{name:10}  {nb:16} {r.seconds:6.0f} s  {end}', flush=True)
             results[name] = run_setting(settings[name], nbs, top/name, wheel, args.limit, show)
     print(f'\n{table(results)}')
-    bad = [f'\n== {nb}, {name}\n{r.error}' for name,runs in results.items() for nb,r in runs.items() if r.error]
+    ends = [(nb, name, r.error) for name,runs in results.items() for nb,r in runs.items()]
+    bad = [f'\n== {nb}, {name}\n{error}' for nb,name,error in ends if error]
     if bad: sys.exit('\n'.join(bad))
 
 if __name__ == '__main__': main()

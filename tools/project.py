@@ -1,4 +1,4 @@
-"What tools and tests know of the project: its folder, its settings, its notebooks. Needs only Python."
+"What tools and tests know of the project: folder, settings, notebooks. Needs only Python."
 import json, sys
 from configparser import ConfigParser
 from pathlib import Path
@@ -18,26 +18,29 @@ def text(s): return ''.join(s) if isinstance(s, list) else s
 def read_cells(path):
     "The cells of the notebook at `path`; raises ValueError if it is not a notebook of format 4"
     try: return list(json.loads(path.read_text(encoding='utf-8'))['cells'])
-    except (ValueError, KeyError, TypeError) as e: raise ValueError(f'it is not a notebook of format 4 ({type(e).__name__})') from e
+    except (ValueError, KeyError, TypeError) as e:
+        raise ValueError(f'it is not a notebook of format 4 ({type(e).__name__})') from e
 
 def read_head(cells):
-    "Title, promise and the other lines of the first cell; raises ValueError, with the reason, if the notebook is not one of the project's"
+    "Title, promise and other lines of the first cell; raises ValueError for a scratch notebook"
     first = next((c for c in cells if text(c.get('source', '')).strip()), None)
     if first is None: raise ValueError('it is empty')
     head, *lines = text(first['source']).strip().splitlines()
-    if first.get('cell_type') != 'markdown' or not head.startswith('# '): raise ValueError("its first cell has no line '# Title'")
+    is_title = first.get('cell_type') == 'markdown' and head.startswith('# ')
+    if not is_title: raise ValueError("its first cell has no line '# Title'")
     promise = ' '.join(l[1:].strip() for l in lines if l.startswith('>'))
     if not promise: raise ValueError("its first cell has no line '> what it promises'")
-    return head[2:].strip(), promise, '\n'.join(l for l in lines if not l.startswith('>')).strip('\n')
+    others = '\n'.join(l for l in lines if not l.startswith('>'))
+    return head[2:].strip(), promise, others.strip('\n')
 
 def notebook_files():
-    "Every notebook below `nbs/`: the index, the lessons, then the folders; not what Jupyter or an editor hides there"
+    "Every notebook below `nbs/` that is not hidden: the index, the lessons, then the folders"
     hidden = lambda p: any(part.startswith(('.', '_')) for part in p.relative_to(nbs_dir).parts)
-    order = lambda p: (len(p.relative_to(nbs_dir).parts), p.stem != 'index', p.relative_to(nbs_dir).as_posix())
+    order = lambda p: (len(p.relative_to(nbs_dir).parts), p.stem != 'index', p.as_posix())
     return sorted((p for p in nbs_dir.rglob('*.ipynb') if p.is_file() and not hidden(p)), key=order)
 
 def notebook_paths(warn=False):
-    "The project's notebooks, in the order of `notebook_files`; a scratch notebook is left out, and with `warn` named on stderr"
+    "The project's notebooks; a scratch notebook is left out, and with `warn` named on stderr"
     found = []
     for p in notebook_files():
         try: read_head(read_cells(p))
@@ -53,5 +56,6 @@ def nb_name(path):
 
 def default_exp(path):
     "The module that the notebook at `path` exports, such as 'engine.files', or None"
-    lines = (l for c in read_cells(path) if c['cell_type'] == 'code' for l in text(c['source']).splitlines())
+    code = (text(c['source']) for c in read_cells(path) if c['cell_type'] == 'code')
+    lines = (l for src in code for l in src.splitlines())
     return next((l.split()[-1] for l in lines if l.startswith('#| default_exp ')), None)

@@ -1,4 +1,4 @@
-"Execute notebooks as a reader's Jupyter does: a fresh kernel for each, every cell, whatever its directives say. Outputs are saved in place."
+"Execute notebooks as a reader's Jupyter does, every cell in a fresh kernel, and save their outputs."
 import argparse, re, sys, tempfile, time
 from pathlib import Path
 import nbformat
@@ -11,7 +11,8 @@ class Stopped(Exception): "A notebook that did not reach its end; the message na
 
 def heading(nb, i):
     "The last heading at or above cell `i` of the notebook"
-    heads = [h for c in nb.cells[:i+1] if c.cell_type == 'markdown' for h in re.findall(r'^#+ +(.+)', c.source, re.M)]
+    above = '\n'.join(c.source for c in nb.cells[:i+1] if c.cell_type == 'markdown')
+    heads = re.findall(r'^#+ +(.+)', above, re.M)
     return heads[-1] if heads else 'no heading'
 
 def first_line(source):
@@ -19,34 +20,38 @@ def first_line(source):
     return next((l for l in source.splitlines() if l.strip() and not l.startswith('#|')), '')
 
 def complaint(nb, i, error, name):
-    "What a reader needs to find the cell that failed: its place, its first line, the error, and the lines that led to it"
+    "The cell that failed: its place, its first line, the error, and the lines that led to it"
     told = colours.sub('', getattr(error, 'traceback', '') or '').strip().splitlines()
     rule = '-'*75 # above the traceback itself
     if rule in told: told = told[told.index(rule)+1:]
+    what = f'{type(error).__name__}: {error}'
     if isinstance(error, CellExecutionError): what = colours.sub('', f'{error.ename}: {error.evalue}')
-    else: what = f'{type(error).__name__}: {error}'
     steps = '\n'.join(told[-30:])
-    return f'{name} stopped in cell {i}, under "{heading(nb, i)}":\n    {first_line(nb.cells[i].source)}\n{what}\n\n{steps}'.strip()
+    place = f'{name} stopped in cell {i}, under "{heading(nb, i)}":\n    {first_line(nb.cells[i].source)}'
+    return f'{place}\n{what}\n\n{steps}'.strip()
 
 def execute(path, # the notebook
             cwd=None, # the folder that it runs in; default: its own
             timeout=1800): # seconds after which a cell counts as hanging
-    "The notebook at `path`, executed, and the seconds that each cell took; raises Stopped if a cell fails"
+    "The notebook, executed, and the seconds of each cell; raises Stopped if a cell fails"
     nb = nbformat.read(path, as_version=4)
     seconds, at, began = {}, [0], [0.]
     def start(cell, cell_index): at[0], began[0] = cell_index, time.perf_counter()
     def end(cell, cell_index, **kwargs): seconds[cell_index] = time.perf_counter() - began[0]
-    client = NotebookClient(nb, timeout=timeout, kernel_name='python3', record_timing=False, skip_cells_with_tag='', extra_arguments=['--log-level=ERROR'],
-                            resources={'metadata': {'path': str(cwd or Path(path).parent)}}, on_cell_start=start, on_cell_executed=end)
+    where = {'metadata': {'path': str(cwd or Path(path).parent)}}
+    client = NotebookClient(nb, timeout=timeout, kernel_name='python3', record_timing=False, resources=where,
+                            skip_cells_with_tag='', extra_arguments=['--log-level=ERROR'],
+                            on_cell_start=start, on_cell_executed=end)
     try: client.execute()
     except Exception as e: raise Stopped(complaint(nb, at[0], e, Path(path).name)) from e
     return nb, seconds
 
 def settle(outputs):
-    "Neighbouring pieces of a stream become one, and a progress bar its last state, as a terminal would leave them"
+    "Outputs as a terminal leaves them: pieces of a stream joined, of a progress bar its last state"
     kept = []
     for out in outputs:
-        if kept and out.output_type == 'stream' == kept[-1].output_type and out.name == kept[-1].name: kept[-1].text += out.text
+        goes_on = kept and out.output_type == 'stream' == kept[-1].output_type
+        if goes_on and out.name == kept[-1].name: kept[-1].text += out.text
         else: kept.append(out)
     for out in kept:
         if out.output_type == 'stream': out.text = re.sub(r'[^\n]*\r(?!\n)', '', out.text)
@@ -67,8 +72,9 @@ def main():
     ap = argparse.ArgumentParser(description=__doc__)
     ap.add_argument('nbs', nargs='+', type=Path)
     ap.add_argument('--cwd', help='folder to run in; default: the one of the notebook')
-    ap.add_argument('--timeout', type=int, default=1800, help='seconds after which a cell counts as hanging (default: 1800)')
-    ap.add_argument('--slowest', type=int, default=0, metavar='N', help='also show the N cells that took longest')
+    ap.add_argument('--timeout', type=int, default=1800,
+                    help='seconds after which a cell counts as hanging (default: 1800)')
+    ap.add_argument('--slowest', type=int, default=0, metavar='N', help='also show the N slowest cells')
     ap.add_argument('--no-save', action='store_true', help='leave the file as it is')
     args = ap.parse_args()
     for p in args.nbs:
@@ -78,6 +84,7 @@ def main():
         if not args.no_save: nbformat.write(scrub(nb), p)
         print(f'{p}: {time.time()-t:.1f} s', flush=True)
         for i in sorted(seconds, key=seconds.get, reverse=True)[:args.slowest]:
-            print(f'  {seconds[i]:6.1f} s  cell {i}, {heading(nb, i)}: {first_line(nb.cells[i].source)[:80]}')
+            line = first_line(nb.cells[i].source)[:80]
+            print(f'  {seconds[i]:6.1f} s  cell {i}, {heading(nb, i)}: {line}')
 
 if __name__ == '__main__': main()

@@ -1,8 +1,8 @@
-"Install the wheel beside the oldest and beside the newest of everything that it needs, and run there what a user runs."
+"Install the wheel beside the oldest and the newest of what it needs, and run what a user runs."
 import argparse, os, shutil, subprocess, sys, tempfile
 from pathlib import Path
 from packaging.requirements import Requirement
-from machines import HANGS, Background, avx2, build_wheel, chosen, drop, one_thread, run_notebook
+from machines import Background, avx2, build_wheel, chosen, drop, homes, one_thread, run_notebook
 from project import cfg, root
 from setup_venv import torch_args
 
@@ -13,7 +13,7 @@ def lowest(requirement):
     "The lower bound of a requirement, exactly: torch>=2.4 -> torch==2.4"
     r = Requirement(requirement)
     bounds = [s.version for s in r.specifier if s.operator == '>=']
-    if len(bounds) != 1: raise SystemExit(f"settings.ini: {requirement}: needs one lower bound, written with '>='")
+    if len(bounds) != 1: raise SystemExit(f"settings.ini: {requirement}: needs one lower bound, with '>='")
     return f'{r.name}=={bounds[0]}'
 
 def requirements(which):
@@ -23,14 +23,15 @@ def requirements(which):
 
 def find_python(version):
     "An interpreter of this version: PYTHON3_10 or the like names one, else the PATH is searched"
-    named = os.environ.get('PYTHON' + version.replace('.', '_'))
-    candidates = [named] if named else [shutil.which('python' + version), *pyenvs(version), sys.executable, shutil.which('python3')]
+    variable = 'PYTHON' + version.replace('.', '_')
+    on_path = [shutil.which('python' + version), *pyenvs(version), sys.executable, shutil.which('python3')]
+    candidates = [os.environ[variable]] if variable in os.environ else on_path
     ask = 'import sys; print(f"{sys.version_info[0]}.{sys.version_info[1]}")'
     for c in filter(None, candidates):
         try: said = subprocess.run([c, '-c', ask], capture_output=True, text=True)
         except OSError: continue
         if said.stdout.strip() == version: return c
-    raise SystemExit(f'no Python {version} here: put python{version} on the PATH, or let PYTHON{version.replace(".", "_")} name it')
+    raise SystemExit(f'no Python {version} here: put python{version} on the PATH, or let {variable} name it')
 
 def pyenvs(version):
     "Interpreters that pyenv knows, the newest first"
@@ -42,7 +43,9 @@ def install(which, d, wheel):
     "The Python of the environment in `d`, made if it is not there, with the wheel in it"
     py = d/('Scripts/python.exe' if os.name == 'nt' else 'bin/python')
     if not py.exists(): subprocess.run([find_python(pythons[which]), '-m', 'venv', d], check=True)
-    pip = lambda *args: subprocess.run([str(a) for a in (py, '-m', 'pip', 'install', '-q', '--disable-pip-version-check', *args)], check=True)
+    def pip(*args):
+        cmd = [py, '-m', 'pip', 'install', '-q', '--progress-bar', 'off', '--disable-pip-version-check']
+        subprocess.run([str(a) for a in (*cmd, *args)], check=True)
     wanted = requirements(which)
     torch = [r for r in wanted if Requirement(r).name == 'torch']
     newest = ['--upgrade', '--upgrade-strategy', 'eager'] if which == 'newest' else []
@@ -55,19 +58,24 @@ def install(which, d, wheel):
 def show_versions(py):
     "What is installed, in a line"
     names = [Requirement(r).name for r in requirements('newest')]
-    code = f"import sys, importlib.metadata as m; print('Python', sys.version.split()[0], *(f'{{n}} {{m.version(n)}}' for n in {names!r}), sep=', ')"
-    return subprocess.run([py, '-c', code], capture_output=True, text=True, check=True).stdout.strip()
+    code = f"""
+import importlib.metadata, platform
+print('Python', platform.python_version(), *(f'{{n}} {{importlib.metadata.version(n)}}' for n in {names!r}))"""
+    r = subprocess.run([py, '-c', code], capture_output=True, text=True, check=True)
+    return r.stdout.strip()
 
 def check(py, nbs, top):
     "What failed: the tests of the installed package, and the notebooks in a plain kernel"
     home = top/'home'
     (home/'tmp').mkdir(parents=True)
     kept = {k: v for k,v in os.environ.items() if not k.startswith(drop)}
-    env = kept | dict(HOME=str(home), TMPDIR=str(home/'tmp'), MPLCONFIGDIR=str(home/'mpl'), XDG_CACHE_HOME=str(home/'cache'), SLM_INSTALLED='1') | one_thread
-    shutil.copy(root/'tests'/'installed.py', top) # without the repository, so that only the wheel can be imported
-    r = subprocess.run([py, '-m', 'pytest', '-q', '-ra', '-p', 'no:cacheprovider', 'installed.py'], cwd=top, env=env | dict(MPLBACKEND='agg'), timeout=HANGS)
+    env = kept | homes(home) | dict(SLM_INSTALLED='1') | one_thread
+    shutil.copy(root/'tests'/'installed.py', top) # alone: only the wheel can be imported
+    cmd = [py, '-m', 'pytest', '-q', '-ra', '-p', 'no:cacheprovider', 'installed.py']
+    r = subprocess.run(cmd, cwd=top, env=env | dict(MPLBACKEND='agg'))
     bad = ['tests/installed.py'] if r.returncode else []
-    def job(name, path): return lambda: run_notebook(path, top/name.replace('/', '-'), py, env | avx2)
+    def job(name, path):
+        return lambda: run_notebook(path, top/name.replace('/', '-'), py, env | avx2)
     todo = Background({name: job(name, path) for name,path in nbs.items()})
     todo.work_on(os.cpu_count() or 1)
     for name,f in todo.results.items():
@@ -77,10 +85,12 @@ def check(py, nbs, top):
     return bad
 
 def main():
-    ap = argparse.ArgumentParser(description=__doc__, epilog="TORCH_INDEX says where torch comes from: an index, or 'pypi'.")
+    ap = argparse.ArgumentParser(description=__doc__,
+                                 epilog="TORCH_INDEX says where torch comes from: an index, or 'pypi'.")
     ap.add_argument('which', nargs='*', help='lowest, newest (default: both)')
-    ap.add_argument('--nbs', default='all', help="notebooks, with commas between them, or 'none' (default: all)")
-    ap.add_argument('--envs', type=Path, default=root/'build'/'versions', help='folder that keeps the environments (default: build/versions)')
+    ap.add_argument('--nbs', default='all', help="notebooks, with commas, or 'none' (default: all)")
+    ap.add_argument('--envs', type=Path, default=root/'build'/'versions',
+                    help='folder that keeps the environments (default: build/versions)')
     args = ap.parse_args()
     unknown = [w for w in args.which if w not in pythons]
     if unknown: ap.error(f"no such environment: {', '.join(unknown)}; there are lowest and newest")
@@ -93,7 +103,8 @@ def main():
             print(f'\n{which}: {show_versions(py)}', flush=True)
             failed[which] = check(py, nbs, Path(d))
     print()
-    for which,bad in failed.items(): print(f"{which}: {'failed: ' + ', '.join(bad) if bad else 'all passed'}")
+    for which,bad in failed.items():
+        print(f"{which}: {'failed: ' + ', '.join(bad) if bad else 'all passed'}")
     sys.exit(any(failed.values()))
 
 if __name__ == '__main__': main()

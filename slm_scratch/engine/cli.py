@@ -8,8 +8,8 @@ __all__ = ['RENAMED', 'SWITCHES', 'PROGRAMS', 'OptionError', 'split_words', 'rea
            'generate_cli', 'main']
 
 # %% ../../nbs/engine/cli.ipynb #4d87eff5
-import contextlib, difflib, dis, functools, importlib.metadata, inspect, json, math, os, platform, re
-import shlex, shutil, signal, sys, textwrap, time, traceback, warnings
+import contextlib, difflib, dis, functools, importlib.metadata, inspect, json, math, os, platform
+import re, shlex, shutil, signal, sys, textwrap, time, traceback, warnings
 from collections import deque
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,7 +18,14 @@ import torch
 from fastcore.docments import docments
 import slm_scratch
 from ..tokenizer import Tokenizer
-from .corpus import TokenFiles, prepare, read_texts, resolve, vocabulary_texts
+from slm_scratch.engine.corpus import (
+    CORPORA,
+    TokenFiles,
+    prepare,
+    read_texts,
+    resolve,
+    vocabulary_texts,
+)
 from .files import as_path
 from ..model import PRESETS, ModelConfig, SmallLanguageModel
 from ..generate import Copies
@@ -42,8 +49,10 @@ def _quoted(value):
 
 # %% ../../nbs/engine/cli.ipynb #c1d00005
 _OPTION = re.compile(r'--?([A-Za-z][\w-]*)(?:=(.*))?', re.S)
-RENAMED = [('max_steps', 'steps'), ('max_minutes', 'minutes'), ('data_path', 'data'), ('data_path', 'copied'), # in Python, in the shell
-           ('n_stories', 'stories'), ('max_documents', 'documents'), ('vocab_size', 'vocab')]
+RENAMED = [ # in Python, in the shell
+    ('max_steps', 'steps'), ('max_minutes', 'minutes'), ('data_path', 'data'),
+    ('data_path', 'copied'), ('n_stories', 'stories'), ('max_documents', 'documents'),
+    ('vocab_size', 'vocab')]
 
 def _known(word, params):
     "The parameter that a word such as `--top-k=5` names, or None"
@@ -55,16 +64,24 @@ def _unknown(word, params, name):
     "The error for an option that is not one of ours"
     said = re.split('=', word)[0]
     python = said.strip('-').replace('-', '_').lower()
-    near = [n for n in params if (python, n) in RENAMED or n.startswith(python)] or difflib.get_close_matches(python, params, 1)
-    hint = f'did you mean --{" or --".join(near[:3])}?' if near else f'{name} --help lists the options.'
-    return ValueError(f"unknown option {_quoted(said)!r}; {hint} (A text or a file whose name begins with a dash goes after --, "
-                      f"as in: {name} -- {_quoted(word)})")
+    near = [
+        n for n in params if (python, n) in RENAMED or n.startswith(python)
+    ] or difflib.get_close_matches(python, params, 1)
+    hint = (
+        f'did you mean --{" or --".join(near[:3])}?'
+        if near
+        else f'{name} --help lists the options.'
+    )
+    return ValueError(
+        f"unknown option {_quoted(said)!r}; {hint} (A text or a file "
+        f"whose name begins with a dash goes after --, as in: {name} -- {_quoted(word)})"
+    )
 
 def split_words(
     words, # of a command line, after the program's name
     params, # name → `inspect.Parameter`
     name:str='slm-train', # the program, for its errors
-): # a generator of (name of an option, its text; None for a switch); the name is None for other words
+): # a generator of (name of an option or None, text; None for a switch)
     "Tell options, their values and other words apart; `('help', None)` for -h and --help"
     rest = deque(words)
     while rest:
@@ -81,7 +98,10 @@ def split_words(
             yield option, None
         elif m[2] is not None: yield option, m[2]
         elif not rest or _known(rest[0], params):
-            raise ValueError(f'--{option} needs a value, as in --{option}=' + (shlex.quote(rest[0]) if rest else '…'))
+            raise ValueError(
+                f'--{option} needs a value, as in --{option}='
+                + (shlex.quote(rest[0]) if rest else '…')
+            )
         else: yield option, rest.popleft()
 
 # %% ../../nbs/engine/cli.ipynb #c1d00008
@@ -90,8 +110,12 @@ def _convert(name, kind, text):
     if kind not in (int, float): return text
     try: value = kind(text)
     except ValueError: value = math.nan
-    if value != value: raise OptionError(name, text, 'must be a whole number' if kind is int else 'must be a number')
-    if kind is float and math.isinf(value) or abs(value) >= 2**63 and kind is int: raise OptionError(name, text, 'is too large; the limit is 2**63')
+    if value != value:
+        raise OptionError(
+            name, text, 'must be a whole number' if kind is int else 'must be a number'
+        )
+    if kind is float and math.isinf(value) or abs(value) >= 2**63 and kind is int:
+        raise OptionError(name, text, 'is too large; the limit is 2**63')
     return value
 
 def read_words(
@@ -106,13 +130,20 @@ def read_words(
         if option == 'help' and 'help' not in params: return None
         open_places = [n for n in places if n not in given or params[n].annotation is list]
         option = option or next(iter(open_places), follows)
-        if option is None: raise ValueError(f'{_quoted(text)} is one word too many; a text of several words needs quotation marks around it')
+        if option is None:
+            raise ValueError(
+                f'{_quoted(text)} is one word too many; '
+                'a text of several words needs quotation marks around it'
+            )
         kind = params[option].annotation
         value = True if kind is bool else _convert(option, kind, text)
         given[option] = [*given.get(option, []), value] if kind is list else value
         follows = option if kind is list else None
     if missing := [n for n in places if n not in given]:
-        raise ValueError(f'{missing[0].upper()} is missing; usage: {usage(job, name)} ({name} --help explains them)')
+        raise ValueError(
+            f'{missing[0].upper()} is missing; usage: {usage(job, name)} '
+            f'({name} --help explains them)'
+        )
     return {n: v[0] if isinstance(v, list) and len(v) == 1 else v for n, v in given.items()}
 
 def usage(
@@ -130,11 +161,14 @@ _KINDS = {int: ' N', float: ' X', str: ' TEXT', list: ' TEXT', bool: ''}
 def _entry(p, note, width):
     "An option in the help text: a `inspect.Parameter`, and the comment behind it"
     place = p.default is p.empty
-    names = [p.name] if place else ['--' + n for n in dict.fromkeys([p.name.replace('_', '-'), p.name])]
+    names = (
+        [p.name] if place else ['--' + n for n in dict.fromkeys([p.name.replace('_', '-'), p.name])]
+    )
     head = '  ' + ', '.join(names) + ('' if place else _KINDS[p.annotation])
     note = re.sub(r' \[([^\]]*)\]$', r' (default: \1)', ' '.join(note.split()))
     if p.default is False: note += ' (default: off)'
-    elif p.default not in (None, p.empty) and '(default: ' not in note: note += f' (default: {p.default})'
+    elif p.default not in (None, p.empty) and '(default: ' not in note:
+        note += f' (default: {p.default})'
     lines = textwrap.wrap(note, max(40, width - 28)) or ['']
     start = [f'{head:26}  {lines.pop(0)}'] if len(head) <= 26 else [head]
     return start + [' '*28 + line for line in lines]
@@ -145,11 +179,16 @@ def help_text(
 ) -> str: # several lines
     "What `--help` prints"
     params, notes = inspect.signature(job).parameters.values(), {}
-    with contextlib.suppress(OSError): notes = docments(job) # without the source there are no comments
+    # without the source there are no comments
+    with contextlib.suppress(OSError):
+        notes = docments(job)
     width = min(110, shutil.get_terminal_size((100, 24)).columns)
     lines = ['usage: ' + usage(job, name), '', *textwrap.wrap(job.__doc__ or '', width), '']
-    for p in sorted(params, key=lambda p: p.default is not p.empty): lines += _entry(p, notes.get(p.name) or '', width)
-    last = 'A name may be written with - or with _, and a value after a blank or after =. If an option comes twice, the last one counts.'
+    for p in sorted(params, key=lambda p: p.default is not p.empty):
+        note = (notes.get(p.name) or '').replace('CORPORA', ', '.join(CORPORA))
+        lines += _entry(p, note, width)
+    last = ('A name may be written with - or with _, and a value after a blank or after =. '
+            'If an option comes twice, the last one counts.')
     return '\n'.join(lines + ['', *textwrap.wrap(last, width)])
 
 # %% ../../nbs/engine/cli.ipynb #c1d0000e
@@ -161,7 +200,10 @@ def raised_by_check(
     while tb and tb.tb_next: tb = tb.tb_next
     if tb is None: return False
     instruction = dis.opname[tb.tb_frame.f_code.co_code[tb.tb_lasti]]
-    return instruction == 'RAISE_VARARGS' and tb.tb_frame.f_globals.get('__name__', '').split('.')[0] in _OURS
+    return (
+        instruction == 'RAISE_VARARGS'
+        and tb.tb_frame.f_globals.get('__name__', '').split('.')[0] in _OURS
+    )
 
 _OURS = ('slm_scratch', __name__) # the second is __main__ in the notebook
 
@@ -169,8 +211,14 @@ def is_mistake(
     e:Exception, # caught
 ) -> bool:
     "Can the user mend it? (If not, it is a bug of ours.)"
-    if isinstance(e, (OptionError, OSError, MemoryError, Warning)): return True # a warning is an exception if Python runs with -W error
-    if isinstance(e, RuntimeError): return any(w in str(e).lower() for w in ('out of memory', "can't allocate memory", 'not enough memory'))
+    # a warning is an exception if Python runs with -W error
+    if isinstance(e, (OptionError, OSError, MemoryError, Warning)):
+        return True
+    if isinstance(e, RuntimeError):
+        return any(
+            w in str(e).lower()
+            for w in ('out of memory', "can't allocate memory", 'not enough memory')
+        )
     return isinstance(e, (ValueError, FloatingPointError, ImportError)) and raised_by_check(e)
 
 # %% ../../nbs/engine/cli.ipynb #c1d00011
@@ -178,10 +226,14 @@ def in_shell(
     text:str, # what a check says
     params, # names of the program's options
     words=(), # the command line: what the user typed stays as it is
-) -> str:
+) -> str: # the same message
     "A message in the words of a shell: `--steps 5` for `max_steps=5`"
     names = {n: n for n in params} | {a: b for a, b in RENAMED if b in params}
-    typed = sorted({w.partition('=')[2] if _known(w, params) else w for w in words} - {''}, key=len, reverse=True)
+    typed = sorted(
+        {w.partition('=')[2] if _known(w, params) else w for w in words} - {''},
+        key=len,
+        reverse=True,
+    )
     typed = [re.escape(w) for w in typed if '=' in w or '_' in w]
     def swap(m):
         name, value = m['name'], m['value']
@@ -199,10 +251,11 @@ def one_line(
     e:Exception, # a mistake of the user
     params=(), # names of the program's options
     words=(), # the command line
-) -> str:
+) -> str: # without the name of the program
     "What went wrong and what to do, on one line, in the words of a shell"
     text = str(e) or type(e).__name__
-    if isinstance(e, OSError) and e.strerror: text = e.strerror + (f': {_quoted(e.filename)}' if e.filename else '')
+    if isinstance(e, OSError) and e.strerror:
+        text = e.strerror + (f': {_quoted(e.filename)}' if e.filename else '')
     head, *points = [re.sub(r'(?<=[^.,:;!?])\n', '. ', part).strip() for part in text.split('\n- ')]
     counted = points and re.search(r'(argument|problem)\(s\)', head)
     text = ' '.join([*([] if counted else [head]), '; '.join(points)])
@@ -211,15 +264,18 @@ def one_line(
     return text if isinstance(e, OptionError) else in_shell(text, params, words)
 
 # %% ../../nbs/engine/cli.ipynb #a0ed6ef4
-def _rank(): return int(os.environ.get('RANK') or 0) # of this process among those that torchrun started
+def _rank(): return int(os.environ.get('RANK') or 0) # of this process, if torchrun started several
 
 @contextlib.contextmanager
 def _surroundings(name): # the program
     "Ctrl-C raises, streams take every character, a warning is one line"
-    if signal.getsignal(signal.SIGINT) is slm_scratch._leave: signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGINT) is slm_scratch._leave:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for stream, errors in (('stdout', 'replace'), ('stderr', 'backslashreplace')):
-        if getattr(sys, stream) is None: setattr(sys, stream, open(os.devnull, 'w', encoding='utf-8'))
-        if hasattr(getattr(sys, stream), 'reconfigure'): getattr(sys, stream).reconfigure(errors=errors)
+        if getattr(sys, stream) is None:
+            setattr(sys, stream, open(os.devnull, 'w', encoding='utf-8'))
+        if hasattr(getattr(sys, stream), 'reconfigure'):
+            getattr(sys, stream).reconfigure(errors=errors)
     def show(message, *args, **kwargs):
         if not _rank(): _complain(f'{name}: warning: {" ".join(str(message).split())}')
     with warnings.catch_warnings():
@@ -236,7 +292,8 @@ def _flush(stream, text=''):
         stream.write(text)
         stream.flush()
     except (OSError, ValueError) as e:
-        with contextlib.suppress(OSError, ValueError): os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         return e
 
 # %% ../../nbs/engine/cli.ipynb #c1d00017
@@ -244,15 +301,26 @@ def _report(name):
     "What to do about a bug of ours"
     try: about = importlib.metadata.metadata('slm-scratch')
     except importlib.metadata.PackageNotFoundError: about = {}
-    where = about['Home-page'] + '/issues' if 'Home-page' in about else 'the page that you have it from'
-    return (f'{name}: this is a bug of slm-scratch {slm_scratch.__version__} (Python {platform.python_version()}, torch {torch.__version__}), '
-            f'not a mistake of yours. Please report it, with the lines above: {where}')
+    where = (
+        about['Home-page'] + '/issues' if 'Home-page' in about else 'the page that you have it from'
+    )
+    return (
+        f'{name}: this is a bug of slm-scratch {slm_scratch.__version__} '
+        f'(Python {platform.python_version()}, torch {torch.__version__}), '
+        f'not a mistake of yours. Please report it, with the lines above: {where}'
+    )
 
 def _explain(e, name, params, words):
     "Tell an error on standard error; the exit code"
     if _rank(): time.sleep(5)
-    nameless = isinstance(e, OSError) and e.errno and e.filename is None and e.strerror == os.strerror(e.errno)
-    full = _flush(sys.stdout, '\n') if nameless else None # an error of no file: perhaps of standard output
+    nameless = (
+        isinstance(e, OSError)
+        and e.errno
+        and e.filename is None
+        and e.strerror == os.strerror(e.errno)
+    )
+    # an error of no file: perhaps of standard output
+    full = _flush(sys.stdout, '\n') if nameless else None
     mistake = is_mistake(e)
     if full: _complain(f'{name}: standard output cannot be written: {full.strerror}')
     elif mistake: _complain(f'{name}: {one_line(e, params, words)}')
@@ -266,7 +334,7 @@ def run_cli(
     params=(), # names of its options
     words=(), # its command line
 ):
-    "Do `job()`; exit with code 2 after a mistake of the user, 1 after a bug, 130 (Ctrl-C), 143 (SIGTERM), 141 (nobody reads)"
+    "Do `job()`; exit with 2 after a mistake of the user, 1 after a bug, 130, 143 or 141 if stopped"
     code, handler = 0, signal.getsignal(signal.SIGINT)
     try:
         with _surroundings(name):
@@ -278,7 +346,9 @@ def run_cli(
         if not _rank(): _complain(f'{name}: stopped by Ctrl-C')
     except BrokenPipeError: code = 141
     except Exception as e: code = _explain(e, name, params, words)
-    if handler is slm_scratch._leave: signal.signal(signal.SIGINT, handler) # no traceback while Python ends, either
+    # no traceback while Python ends, either
+    if handler is slm_scratch._leave:
+        signal.signal(signal.SIGINT, handler)
     for stream in (sys.stdout, sys.stderr): _flush(stream)
     if code: sys.exit(code)
 
@@ -286,7 +356,7 @@ PROGRAMS = {} # train, eval … → the function that the shell calls
 
 def program(
     job, # a function, named train_cli for slm-train
-): # the program: without arguments it reads the command line, with arguments it is `job` under the same policy
+): # the program: without arguments it reads the command line, with arguments it is `job`
     "Make a function a program"
     name = 'slm-' + job.__name__.removesuffix('_cli')
     @functools.wraps(job)
@@ -302,7 +372,7 @@ def program(
 
 # %% ../../nbs/engine/cli.ipynb #5ecba278
 def _vocabulary(data, vocab):
-    "GPT-2's vocabulary, that of prepared tokens, or a compact one learned from at most 10 MB of the data"
+    "GPT-2's vocabulary, that of prepared tokens, or one learned from at most 10 MB of the data"
     if vocab == 'gpt2': return Tokenizer.gpt2()
     source = resolve(data)
     if isinstance(source, TokenFiles):
@@ -319,25 +389,36 @@ def _vocabulary(data, vocab):
 def _check_vocab(vocab):
     "Raise OptionError if `vocab` is not 'gpt2' or a number of tokens"
     number = str(vocab).isdecimal() and len(str(vocab)) < 10
-    if vocab != 'gpt2' and not (number and int(vocab) >= 257): raise OptionError('vocab', vocab, "must be 'gpt2' or a number of tokens, at least 257")
+    if vocab != 'gpt2' and not (number and int(vocab) >= 257):
+        raise OptionError('vocab', vocab, "must be 'gpt2' or a number of tokens, at least 257")
 
 # %% ../../nbs/engine/cli.ipynb #3181313f
 _SIZES = dict(d_model=128, n_heads=4, n_layers=3, max_seq_len=256, positions='rotary', copy_init=.5)
 
 def _config(o):
-    "The model's shape: a preset's or a small one's, changed by the options that were given; the vocabulary comes later"
-    if o.preset is not None and o.preset not in PRESETS: raise OptionError('preset', o.preset, f'must be one of {", ".join(PRESETS)}')
+    "The model's shape: a preset's or a small one's, changed by the options that were given"
+    if o.preset is not None and o.preset not in PRESETS:
+        raise OptionError('preset', o.preset, f'must be one of {", ".join(PRESETS)}')
     usual = {n: getattr(PRESETS[o.preset], n) for n in _SIZES} if o.preset else _SIZES
     given = {n: getattr(o, n) for n in _SIZES if getattr(o, n) is not None}
     return ModelConfig(dropout=o.dropout, **usual | given)
 
 # %% ../../nbs/engine/cli.ipynb #8878a487
 def _arguments(o):
-    "What `train` gets: a limit of five minutes if no other is given, and the resume that the switches say"
-    if o.fresh and o.changed: raise ValueError('--fresh starts over, --changed goes on: choose one of them')
-    kw = {n: v for n, v in vars(o).items() if n in inspect.signature(LanguageModelTrainer.train).parameters}
+    "What `train` gets: five minutes if no limit is given, and the resume that the switches say"
+    if o.fresh and o.changed:
+        raise ValueError('--fresh starts over, --changed goes on: choose one of them')
+    kw = {
+        n: v
+        for n, v in vars(o).items()
+        if n in inspect.signature(LanguageModelTrainer.train).parameters
+    }
     unlimited = o.minutes is None and o.steps is None and o.epochs is None
-    kw |= dict(max_steps=o.steps, max_minutes=5. if unlimited else o.minutes, resume=False if o.fresh else 'changed' if o.changed else True)
+    kw |= dict(
+        max_steps=o.steps,
+        max_minutes=5.0 if unlimited else o.minutes,
+        resume=False if o.fresh else 'changed' if o.changed else True,
+    )
     if o.learning_rate is None: kw['learning_rate'] = 6e-3 if o.optimizer == 'muon' else 1e-3
     if o.out_dir is not None: kw['out_dir'] = as_path(o.out_dir, 'out_dir')
     return kw
@@ -346,14 +427,18 @@ def _again():
     "The line that goes on with this run"
     if int(os.environ.get('WORLD_SIZE') or 1) == 1: return shlex.join(['slm-train', *sys.argv[1:]])
     here = os.environ.get('LOCAL_WORLD_SIZE', os.environ['WORLD_SIZE'])
-    return shlex.join(['torchrun', f'--nproc_per_node={here}', '-m', 'slm_scratch', 'train', *sys.argv[1:]])
+    return shlex.join(
+        ['torchrun', f'--nproc_per_node={here}', '-m', 'slm_scratch', 'train', *sys.argv[1:]]
+    )
 
 def _train(o): # namespace of the options
     "What `slm-train` does; the name of the signal that stopped it, or None"
     cfg, kw = _config(o), _arguments(o)
     check_arguments(kw, cfg)
     _check_vocab(o.vocab)
-    if _rank(): sys.stdout = open(os.devnull, 'w', encoding='utf-8') # the first process speaks for all
+    # the first process speaks for all
+    if _rank():
+        sys.stdout = open(os.devnull, 'w', encoding='utf-8')
     tok = _vocabulary(o.data, o.vocab)
     torch.manual_seed(o.seed)
     trainer = LanguageModelTrainer(SmallLanguageModel(replace(cfg, vocab_size=tok.vocab_size), tok))
@@ -361,25 +446,26 @@ def _train(o): # namespace of the options
     history = trainer.train(o.data, **kw)
     if trainer.unsaved: raise OSError(trainer.unsaved)
     path = trainer.out_dir/'model.pth'
-    if path.exists(): print('to hear it:', shlex.join(['slm-generate', 'Once upon a time', '--model', str(path)]))
+    if path.exists():
+        print('to hear it:', shlex.join(['slm-generate', 'Once upon a time', '--model', str(path)]))
     return history.stopped
 
 # %% ../../nbs/engine/cli.ipynb #55b4edf6
 @program
 def train_cli(
-    data:list, # text files, a folder of .txt files, prepared tokens, or a corpus: tales, python, shakespeare, tinystories, tinystories-valid
+    data:list, # text files, a folder of .txt files, prepared tokens, or a corpus: CORPORA
     out_dir:str=None, # folder of the run [runs/<name of the data>]
     minutes:float=None, # time limit [5, if neither steps nor epochs are given]
     steps:int=None, # optimizer steps [no limit]
     epochs:float=None, # times through the data [no limit]
     vocab:str='4096', # size of a vocabulary learned from the data, or gpt2
-    preset:str=None, # tiny, small or medium: GPT-2's shapes, instead of the six options below [a smaller shape]
+    preset:str=None, # tiny, small or medium: GPT-2's shapes, for the six options below [none]
     d_model:int=None, # width [128]
     n_heads:int=None, # attention heads [4]
     n_layers:int=None, # blocks [3]
     max_seq_len:int=None, # longest window in tokens [256]
     positions:str=None, # learned, as in GPT-2, or rotary [rotary]
-    copy_init:float=None, # above 0: attention starts as a copy of what it looks at, times this [0.5]
+    copy_init:float=None, # above 0: attention starts as a copy of its inputs, times this [0.5]
     dropout:float=0., # share of values dropped while training
     batch_size:int=4, # windows in a batch
     block_size:int=None, # tokens in a window [at most 256]
@@ -400,7 +486,7 @@ def train_cli(
     seed:int=0, # of weights, batches and dropout
     checkpoint_activations:bool=False, # less memory, more time: activations are computed again
     tensorboard:bool=False, # write the history for TensorBoard too
-    shard:bool=False, # split the model over the processes of torchrun, if one card is too small for it
+    shard:bool=False, # split the model over the processes of torchrun: for a large one
     compile:bool=False, # try torch.compile
     device:str=None, # such as cpu, cuda, mps [the best there is]
 ):
@@ -410,72 +496,103 @@ def train_cli(
 # %% ../../nbs/engine/cli.ipynb #c1d0001b
 def model_file(
     path=None, # a model.pth, or the folder of a run; None: the newest run under runs/
-) -> Path:
+) -> Path: # whether it is a model is seen when it is loaded
     "The file of a model. Raises FileNotFoundError if there is none"
     if path is None: return _newest_model()
     path = as_path(path, 'model')
     if not path.is_dir(): return path
-    if not (path/'model.pth').is_file(): raise FileNotFoundError(f'the folder {path} holds no model.pth, which is what slm-train writes into the folder of a run')
+    if not (path / 'model.pth').is_file():
+        raise FileNotFoundError(
+            f'the folder {path} holds no model.pth, '
+            'which is what slm-train writes into the folder of a run'
+        )
     return path/'model.pth'
 
 def _newest_model():
     "The `model.pth` of the newest run under runs/"
     found = sorted(Path('runs').rglob('model.pth'), key=lambda p: p.stat().st_mtime)
-    if not found: raise FileNotFoundError(f'no model.pth under {Path("runs").absolute()}: train one first (slm-train tales), or name one with --model')
+    if not found:
+        raise FileNotFoundError(
+            f'no model.pth under {Path("runs").absolute()}: '
+            'train one first (slm-train tales), or name one with --model'
+        )
     return found[-1]
 
 def _device(name):
-    "Where a model runs: the device of this name, or the best one. Raises OptionError for one that is not there"
+    "The device of this name, or the best one; raises OptionError for one that is not there"
     try:
         device = choose_device(name)
         torch.zeros(1, device=device).item()
         return device
     except Exception as e: # of many kinds, from RuntimeError to ModuleNotFoundError
-        raise OptionError('device', name, f'{str(e).splitlines()[0][:90]}; leave it out to use {choose_device().type}') from None
+        raise OptionError(
+            'device',
+            name,
+            f'{str(e).splitlines()[0][:90]}; leave it out to use {choose_device().type}',
+        ) from None
 
 def _at_least(name, value, low=1):
     "Raise OptionError for a number that is given and too low"
-    if value is not None and value < low: raise OptionError(name, value, f'must be a whole number, at least {low}')
+    if value is not None and value < low:
+        raise OptionError(name, value, f'must be a whole number, at least {low}')
 
 # %% ../../nbs/engine/cli.ipynb #81542cea
 @program
 def eval_cli(
     model:str, # a model.pth, or the folder of a run
-    data:list='tales', # what slm-train takes: files, a folder, prepared tokens, or the name of a corpus
+    data:list='tales', # as for slm-train: files, a folder, prepared tokens, or a corpus
     whole:bool=False, # score all of the text, not only the part that training holds out
     documents:int=None, # score so many documents, evenly spread [all]
     block_size:int=None, # longest input in tokens [the model's]
     device:str=None, # such as cpu, cuda, mps [the best there is]
 ):
-    "Score a model on a text: loss, perplexity, bits per byte with its standard error. The last line is JSON."
+    "Score a model on a text: loss, perplexity, bits per byte. The last line is JSON."
     _at_least('documents', documents)
     _at_least('block_size', block_size)
     net = SmallLanguageModel.load(model_file(model), _device(device))
     text = list(read_texts(data, net.tokenizer)) if whole else prepare(data, net.tokenizer)[1]
     e = evaluate(net, text, documents, block_size)
     print(_in_words(e))
-    print(json.dumps({k: v if v is None or math.isfinite(v) else None for k, v in asdict(e).items()}))
+    print(
+        json.dumps({k: v if v is None or math.isfinite(v) else None for k, v in asdict(e).items()})
+    )
 
 def _in_words(e):
     "An `Evaluation` on one line"
-    error = f' ± {e.stderr:.4f} bits per byte' if math.isfinite(e.stderr) else ' bits per byte (one document gives no error bar)'
-    return (f'{e.n_documents:,} document{"s"*(e.n_documents != 1)}, {e.n_tokens:,} tokens: loss {e.loss:.4f}, perplexity {e.perplexity:.2f}, '
-            f'{e.bits_per_byte:.4f}{error}' + (f', where the entropy is {e.floor:.4f}' if e.floor else ''))
+    error = (
+        f' ± {e.stderr:.4f} bits per byte'
+        if math.isfinite(e.stderr)
+        else ' bits per byte (one document gives no error bar)'
+    )
+    return (
+        f'{e.n_documents:,} document{"s" * (e.n_documents != 1)}, {e.n_tokens:,} tokens: '
+        f'loss {e.loss:.4f}, perplexity {e.perplexity:.2f}, '
+        f'{e.bits_per_byte:.4f}{error}'
+        + (f', where the entropy is {e.floor:.4f}' if e.floor else '')
+    )
 
 # %% ../../nbs/engine/cli.ipynb #3988a986
 def _copied(data, tokenizer):
     "A function: a generated text → the line that `--copied` prints beneath it"
-    train, valid = ([tokenizer.decode(s.document(i).tolist()) for i in range(s.n_documents)] for s in prepare(data, tokenizer))
+    train, valid = (
+        [tokenizer.decode(s.document(i).tolist()) for i in range(s.n_documents)]
+        for s in prepare(data, tokenizer)
+    )
     copies = Copies(train)
     def line(text):
         best, n = copies.longest(text), len(text.split())
         if not best.words: return '[copied: not a single word]'
         others = copies.yardstick(valid, n)
-        ruler = (f'held-out text of {n} words has {others[len(others)//2]}, at most {others[-1]} ({len(others)} piece(s))' if others
-                 else f'no held-out text has {n} words to compare with')
+        ruler = (
+            f'held-out text of {n} words has {others[len(others) // 2]}, '
+            f'at most {others[-1]} ({len(others)} piece(s))'
+            if others
+            else f'no held-out text has {n} words to compare with'
+        )
         run = best.run.split()
         if best.words > 12: run[6:-6] = '…'
-        return f'[copied: the longest run has {best.words} words, “{" ".join(run)}”, in training text {best.document}; {ruler}]'
+        return (f'[copied: the longest run has {best.words} words, “{" ".join(run)}”, '
+                f'in training text {best.document}; {ruler}]')
     return line
 
 # %% ../../nbs/engine/cli.ipynb #dee07ce4
@@ -494,12 +611,21 @@ def generate_cli(
     seed:int=None, # same seed, same text [another one each time]
     num_samples:int=1, # so many texts, one after another
     no_start:bool=False, # the prompt is the middle of a text, not the start of a document
-    copied:list=None, # the data that the model was trained on: say how long the longest run of words copied from them is [not said]
+    copied:list=None, # training data: print the longest run of words copied from them [not printed]
     device:str='cpu', # where the model runs: cpu, cuda, mps
 ):
     "Continue a prompt with a trained model, and print the text as it comes."
-    knobs = dict(max_length=max_length, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
-                 repetition_penalty=repetition_penalty, max_new_tokens=max_new_tokens, stop=stop, start=not no_start)
+    knobs = dict(
+        max_length=max_length,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        max_new_tokens=max_new_tokens,
+        stop=stop,
+        start=not no_start,
+    )
     _at_least('num_samples', num_samples)
     net = SmallLanguageModel.load(model_file(model), _device(device))
     line = None if copied is None else _copied(copied, net.tokenizer)
@@ -529,4 +655,12 @@ def _choose():
 def _overview():
     "Which programs there are"
     lines = [f'  {n:10}{(f.__doc__ or "").strip()}' for n, f in PROGRAMS.items()]
-    return '\n'.join(['usage: python -m slm_scratch PROGRAM ...', '', *lines, '', 'python -m slm_scratch PROGRAM --help lists the options.'])
+    return '\n'.join(
+        [
+            'usage: python -m slm_scratch PROGRAM ...',
+            '',
+            *lines,
+            '',
+            'python -m slm_scratch PROGRAM --help lists the options.',
+        ]
+    )

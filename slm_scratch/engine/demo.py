@@ -20,9 +20,20 @@ import slm_scratch.generate
 
 # %% ../../nbs/engine/demo.ipynb #91ea8094
 DEMO_PROMPT = 'A little girl went to the woods'
-DEMO_CONFIG = dict(d_model=128, n_heads=4, n_layers=2, max_seq_len=512, positions='rotary', copy_init=.5)
-DEMO_TRAINING = dict(batch_size=2, block_size=512, learning_rate=7e-3, min_lr=1e-4, optimizer='muon', schedule='wsd',
-                     warmup_steps=20, eval_every=400, eval_tokens=16_384)
+DEMO_CONFIG = dict(
+    d_model=128, n_heads=4, n_layers=2, max_seq_len=512, positions='rotary', copy_init=0.5
+)
+DEMO_TRAINING = dict(
+    batch_size=2,
+    block_size=512,
+    learning_rate=7e-3,
+    min_lr=1e-4,
+    optimizer='muon',
+    schedule='wsd',
+    warmup_steps=20,
+    eval_every=400,
+    eval_tokens=16_384,
+)
 
 def demo_model(
     vocab_size:int=3000, # tokens of a compact vocabulary, trained on tales
@@ -32,16 +43,24 @@ def demo_model(
     "The demo's model and the vocabulary that goes with it, both made on the spot"
     tokenizer = Tokenizer.train([t.text for t in tales(3000)], vocab_size)
     torch.manual_seed(seed)
-    return SmallLanguageModel(ModelConfig(**dict(DEMO_CONFIG, vocab_size=tokenizer.vocab_size) | (config or {})), tokenizer)
+    return SmallLanguageModel(
+        ModelConfig(**dict(DEMO_CONFIG, vocab_size=tokenizer.vocab_size) | (config or {})),
+        tokenizer,
+    )
 
 # %% ../../nbs/engine/demo.ipynb #ab375834
 def judge(
     stories:list, # of str
-) -> dict: # counts: stories, grammatical (every sentence is the grammar's), keeps (name and pronoun), both, ended
+) -> dict: # counts: stories, grammatical, keeps (name and pronoun), both, ended
     "Let `check_tale` count what is right with generated stories"
     reports = [check_tale(s) for s in stories]
-    return dict(stories=len(reports), grammatical=sum(r.grammatical for r in reports), keeps=sum(r.keeps_name and r.keeps_pronoun for r in reports),
-                both=sum(r.ok for r in reports), ended=sum(r.ends for r in reports))
+    return dict(
+        stories=len(reports),
+        grammatical=sum(r.grammatical for r in reports),
+        keeps=sum(r.keeps_name and r.keeps_pronoun for r in reports),
+        both=sum(r.ok for r in reports),
+        ended=sum(r.ends for r in reports),
+    )
 
 # %% ../../nbs/engine/demo.ipynb #16baacea
 def demo(
@@ -52,37 +71,78 @@ def demo(
     fresh:bool=False, # start over if the folder holds another run
     resume_line:str=None, # what to print after an interruption; None: the call
 ) -> dict: # what was measured, and the stories; only `stopped` if a signal ended the training
-    "From nothing to a told story: write a corpus, learn its vocabulary, train a model, let it tell, count what is right"
+    "From nothing to a told story: corpus, vocabulary, model, stories, and a count of what is right"
     _check_demo(minutes, n_stories, seed)
     out = as_path(out_dir, 'out_dir')
     began, say = time.time(), lambda *lines: print(*lines, sep='\n', flush=True)
     grammar = TaleGrammar.load()
-    say(f'1. A grammar writes stories, each with {grammar.entropy():.0f} bits of surprise on average. One of them:', '', fold(tales(1, seed)[0].text), '')
+    say(
+        f'1. A grammar writes stories, each with {grammar.entropy():.0f} '
+        'bits of surprise on average. One of them:',
+        '',
+        fold(tales(1, seed)[0].text),
+        '',
+    )
     model = demo_model(seed=seed)
     train, valid = prepare('tales', model.tokenizer, out/'data', seed=seed)
-    say(f'2. A vocabulary of {model.tokenizer.vocab_size:,} tokens is learned from them; {train.n_documents:,} stories become {len(train):,} tokens.', '',
-        f'3. A transformer with {predict_parameters(model.config)["total"]:,} random weights learns to guess the next token.')
+    say(
+        f'2. A vocabulary of {model.tokenizer.vocab_size:,} tokens is learned from them; '
+        f'{train.n_documents:,} stories become {len(train):,} tokens.',
+        '',
+        f'3. A transformer with {predict_parameters(model.config)["total"]:,} '
+        'random weights learns to guess the next token.',
+    )
     trainer = LanguageModelTrainer(model)
     trainer.resume_line = resume_line or f'demo({minutes:g}, {str(out)!r}, {n_stories}, {seed})'
-    history = trainer.train((train, valid), max_minutes=minutes, out_dir=out, seed=seed, resume=not fresh, **DEMO_TRAINING)
+    history = trainer.train(
+        (train, valid),
+        max_minutes=minutes,
+        out_dir=out,
+        seed=seed,
+        resume=not fresh,
+        **DEMO_TRAINING,
+    )
     if history.stopped: return dict(stopped=history.stopped)
     score = evaluate(model, valid, max_documents=300)
     above = score.bits_per_byte/score.floor - 1
-    say('', f'4. On {score.n_documents} stories that it never saw it needs {score.bits_per_byte:.3f} ± {score.stderr:.3f} bits per byte.',
-        f'   The grammar itself needs {score.floor:.3f}, and nobody can do better: the model is {above:.0%} above this floor.')
-    stories = model.generate(DEMO_PROMPT, max_new_tokens=400, temperature=.5, num_samples=n_stories, seed=seed)
+    say(
+        '',
+        f'4. On {score.n_documents} stories that it never saw it needs '
+        f'{score.bits_per_byte:.3f} ± {score.stderr:.3f} bits per byte.',
+        f'   The grammar itself needs {score.floor:.3f}, and nobody can do better: '
+        f'the model is {above:.0%} above this floor.',
+    )
+    stories = model.generate(
+        DEMO_PROMPT, max_new_tokens=400, temperature=0.5, num_samples=n_stories, seed=seed
+    )
     counts = judge(stories)
-    say('', f'5. It tells stories. Of {n_stories} that begin with "{DEMO_PROMPT}", the checker finds that in {counts["keeps"]} the hero keeps name and pronoun,',
-        f'   in {counts["grammatical"]} every sentence is grammatical, in {counts["both"]} both, and {counts["ended"]} come to their end. The first three:')
+    say(
+        '',
+        f'5. It tells stories. Of {n_stories} that begin with "{DEMO_PROMPT}", '
+        f'the checker finds that in {counts["keeps"]} the hero keeps name and pronoun,',
+        f'   in {counts["grammatical"]} every sentence is grammatical, in {counts["both"]} both, '
+        f'and {counts["ended"]} come to their end. The first three:',
+    )
     for s in stories[:3]: say('', fold(s))
-    return dict(bits_per_byte=score.bits_per_byte, floor=score.floor, above=above, stderr=score.stderr, **counts, told=stories,
-                history=history, model=model, seconds=time.time() - began)
+    return dict(
+        bits_per_byte=score.bits_per_byte,
+        floor=score.floor,
+        above=above,
+        stderr=score.stderr,
+        **counts,
+        told=stories,
+        history=history,
+        model=model,
+        seconds=time.time() - began,
+    )
 
 def _check_demo(minutes, n_stories, seed):
     "Raise one ValueError for all that is wrong"
     wrong = []
-    if not is_real(minutes) or minutes <= 0: wrong.append(f'minutes={minutes}: must be a number above 0; 4.5 give good stories')
-    if not is_whole(n_stories, 1): wrong.append(f'n_stories={n_stories}: must be at least 1; 10 give a first count')
+    if not is_real(minutes) or minutes <= 0:
+        wrong.append(f'minutes={minutes}: must be a number above 0; 4.5 give good stories')
+    if not is_whole(n_stories, 1):
+        wrong.append(f'n_stories={n_stories}: must be at least 1; 10 give a first count')
     if not is_whole(seed, 0): wrong.append(f'seed={seed}: must be a whole number, 0 or more')
     if wrong: raise ValueError('\n- '.join([f'{len(wrong)} wrong argument(s):', *wrong]))
 
@@ -90,24 +150,29 @@ def fold(
     text, # with or without line ends
 ): # the same, in lines that fit a terminal
     "Wrap each paragraph, indented"
-    return '\n'.join(textwrap.fill(p, 96, initial_indent='   ', subsequent_indent='   ') for p in text.splitlines())
+    return '\n'.join(
+        textwrap.fill(p, 96, initial_indent='   ', subsequent_indent='   ')
+        for p in text.splitlines()
+    )
 
 # %% ../../nbs/engine/demo.ipynb #2dc7a43c
 @program
 def demo_cli(
     minutes:float=4.5, # minutes of training; more gives better stories
-    out_dir:str='runs/demo', # folder for the run; if it holds a finished one, only the stories are told
+    out_dir:str='runs/demo', # folder for the run; a finished one there only tells
     stories:int=10, # stories to tell and judge
     seed:int=0, # of data, weights and stories
     fresh:bool=False, # start over if the folder holds another run
 ):
-    "Train a small model on stories that a grammar writes, and let it tell some: a few minutes on two CPU cores, no download."
+    "Train a small model on a grammar's stories, and let it tell some: a few minutes on two cores."
     result = demo(minutes, out_dir, stories, seed, fresh, shlex.join(['slm-demo', *sys.argv[1:]]))
     if result.get('stopped'): return result['stopped']
     out = as_path(out_dir, 'out_dir')
     result['history'].plot(out/'loss.png')
-    print(f'\n{result["seconds"]:.0f} seconds in all. The loss curve is in {out/"loss.png"}, the model in {out/"model.pth"}.\nNow try:\n'
-          f'  slm-generate "Once upon a time" --model {shlex.quote(str(out/"model.pth"))} --temperature 1.2\n'
+    model = out/'model.pth'
+    print(f'\n{result["seconds"]:.0f} seconds in all. '
+          f'The loss curve is in {out/"loss.png"}, the model in {model}.\nNow try:\n'
+          f'  slm-generate "Once upon a time" --model {shlex.quote(str(model))} --temperature 1.2\n'
           f'  slm-demo --minutes 15 --out_dir runs/longer   # nearer to the floor\n'
           f'  slm-train your_text.txt --minutes 20          # a model of your own text'
-          + '\n  make notebook                                 # read how all this works'*Path('Makefile').exists())
+          + '\n  make notebook  # read how all this works'*Path('Makefile').exists())

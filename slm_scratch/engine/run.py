@@ -148,10 +148,10 @@ def in_the_way(folder, # of a run
     return [f'{p}: {why}' for p, why in found.items() if why]
 
 def check_run_folder(folder, # of a run
-                     **what, # what it is going to write, as for `in_the_way`
+                     **kwargs, # what it is going to write, as for `in_the_way`
                     ) -> None:
     "Raise one ValueError that names every file of others under the names that a run writes"
-    if found := in_the_way(folder, **what):
+    if found := in_the_way(folder, **kwargs):
         raise ValueError(f'out_dir={str(folder)!r} holds what slm-scratch did not write, under names that this run would use:\n'
                          + '\n'.join(f'- {line}' for line in found) + '\nChoose another out_dir, or move these files elsewhere')
 
