@@ -32,10 +32,10 @@ from fastcore.basics import patch
 from .tokenizer import Tokenizer
 from .data import TokenSet, batch, steps_per_epoch
 from .engine.corpus import RECORD, TOKEN_FILES, data_name, prepare
-from .engine.files import (as_number, as_path, atomic_save, fingerprint_of, is_real, is_whole,
-                                      leftovers, safe_load)
-from .engine.run import (CHECKPOINT_KEYS, PICTURE_MAKER, RUN_OUTPUTS, check_run_folder, folder_problem,
-                                    foreign, step_files)
+from .engine.files import as_number, as_path, atomic_save, fingerprint_of, is_real, is_whole
+from .engine.files import leftovers, safe_load
+from .engine.run import CHECKPOINT_KEYS, PICTURE_MAKER, RUN_OUTPUTS
+from .engine.run import check_run_folder, folder_problem, foreign, step_files
 from .model import (MODEL_CONFIG, PRESETS, ModelConfig, SmallLanguageModel, plain_keys, predict_bytes,
                                predict_flops, predict_parameters, to_gpt2, write_safetensors)
 with warnings.catch_warnings(): # a notebook without ipywidgets gets the plain bar, and no lecture
@@ -140,7 +140,7 @@ def bf16_speed(n:int=384, # rows and columns of the test matrices
     "How fast the CPU multiplies matrices in bf16, as a multiple of float32: measured, a few milliseconds"
     def seconds(dtype):
         a, times = torch.ones(n, n, dtype=dtype), []
-        while len(times) < 8 and sum(times) < .1: # where bf16 is emulated, a few products are enough to know
+        while len(times) < 8 and sum(times) < .1: # emulated bf16: a few products are enough to know
             start = time.perf_counter()
             a @ a
             times.append(time.perf_counter() - start)
@@ -432,7 +432,8 @@ def plot(self:History,
         if path is None: return
         path = as_path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        fig.savefig(path, metadata=dict(Software=PICTURE_MAKER.decode()) if path.suffix == '.png' else None)
+        maker = dict(Software=PICTURE_MAKER.decode()) if path.suffix == '.png' else None # known as ours
+        fig.savefig(path, metadata=maker)
 
 # %% ../nbs/04_train.ipynb #03765bda
 def language_model_loss(
@@ -442,9 +443,11 @@ def language_model_loss(
     own_head:bool=None, # what `has_own_head` says; None: ask it
 ): # nats a token, the mean; float32 also where products are in sixteen bits
     "How surprised the model is by what comes next"
-    if has_own_head(model) if own_head is None else own_head: return chunked_cross_entropy(model.features(x).flatten(0, 1), model.lm_head.weight, y.flatten())
-    z = model(x) # (B, T, V)
-    return F.cross_entropy(z.to(torch.promote_types(z.dtype, torch.float32)).flatten(0, 1), y.flatten())
+    if own_head is None: own_head = has_own_head(model)
+    if own_head: return chunked_cross_entropy(model.features(x).flatten(0, 1), model.lm_head.weight, y.flatten())
+    z = model(x)                                              # (B, T, V)
+    z = z.to(torch.promote_types(z.dtype, torch.float32))
+    return F.cross_entropy(z.flatten(0, 1), y.flatten())
 
 _FORWARD = SmallLanguageModel.forward
 
@@ -454,7 +457,8 @@ def has_own_head(
     "Are the logits the product with `lm_head.weight` and nothing else? Not if somebody replaced or hooked the head"
     parts = (model, model.lm_head)
     patched = any('forward' in vars(m) or m._forward_hooks or m._forward_pre_hooks for m in parts)
-    return type(model).forward is _FORWARD and type(model.lm_head) is nn.Linear and model.lm_head.bias is None and not patched
+    plain = type(model.lm_head) is nn.Linear and model.lm_head.bias is None
+    return plain and type(model).forward is _FORWARD and not patched
 
 class Objective(nn.Module):
     "A model and its loss as one module"
@@ -473,7 +477,8 @@ class LanguageModelTrainer:
     def __init__(self,
         model:SmallLanguageModel, # trained in place
     ):
-        self.model, self.clock, self.resume_line, self.rank, self.world = bare_model(model), time.perf_counter, None, 0, 1
+        self.model, self.clock, self.resume_line = bare_model(model), time.perf_counter, None
+        self.rank, self.world = 0, 1
 
 def bare_model(
     model, # a `SmallLanguageModel`, perhaps wrapped
@@ -484,8 +489,8 @@ def bare_model(
         inner = inner._modules.get('_orig_mod', inner._modules.get('module'))
     if isinstance(inner, SmallLanguageModel): return inner
     what = f'the class {model.__name__}' if isinstance(model, type) else type(model).__name__
-    raise TypeError(f'LanguageModelTrainer trains a SmallLanguageModel, not {what}: give it SmallLanguageModel(config, tokenizer), '
-                    'or SmallLanguageModel.load(path)')
+    raise TypeError(f'LanguageModelTrainer trains a SmallLanguageModel, not {what}: give it '
+                    'SmallLanguageModel(config, tokenizer), or SmallLanguageModel.load(path)')
 
 # %% ../nbs/04_train.ipynb #40c1f98e
 @patch
@@ -523,13 +528,14 @@ def train(self:LanguageModelTrainer,
     """Train the model. Ctrl-C stops after the step in progress and saves; the same call goes on.
     With `shard` the model itself stays in main memory, and at the end it has the best weights, whole, in every process.
 
-    Raises one ValueError that names every wrong argument, one for a model that cannot be trained and one for files of others in
-    `out_dir`, all before anything is written; and FloatingPointError when the loss is not finite."""
+    Raises, before anything is written, one ValueError that names every wrong argument, one for a model that
+    cannot be trained and one for files of others in `out_dir`; FloatingPointError if the loss is not finite."""
     given = {k: v for k, v in locals().items() if k != 'self'}
     self.args = check_arguments(given, self.model.config)
     check_model(self.model)
     self.device = choose_device(self.args.device)
-    with usual_torch(self.device), several_processes(self.device) as (self.rank, self.world), self.model_comes_back():
+    with usual_torch(self.device), several_processes(self.device) as (self.rank, self.world), \
+         self.model_comes_back():
         self.args.verbose = self.args.verbose and not self.rank
         self.open_folder()
         self.read_data()
@@ -562,7 +568,8 @@ def argument_problems(
 # %% ../nbs/04_train.ipynb #b5876318
 _CHOICES = dict(optimizer=('adamw', 'muon'), schedule=('cosine', 'wsd'), precision=('auto', 'fp32', 'bf16', 'fp16'),
                 resume=(True, False, 'changed'),
-                **dict.fromkeys(('checkpoint_activations', 'tensorboard', 'shard', 'compile', 'verbose'), (True, False)))
+                checkpoint_activations=(True, False), tensorboard=(True, False), shard=(True, False),
+                compile=(True, False), verbose=(True, False))
 _WHOLE = dict(batch_size=1, grad_accum=1, seed=0, eval_tokens=1, log_every=1) # name: lowest value
 _MAYBE_WHOLE = dict(max_steps=1, block_size=1, warmup_steps=0, eval_every=1, checkpoint_every=1, keep_every=1)
 
@@ -572,23 +579,25 @@ def _is_one_of(value, options):
 
 def _check_numbers(args):
     "(name, rule, value, is it so?) for each number"
-    get = vars(args).__getitem__
-    for n, low in _WHOLE.items(): yield n, f'a whole number, at least {low}', get(n), is_whole(get(n), low)
-    for n, low in _MAYBE_WHOLE.items():
-        yield n, f'None or a whole number, at least {low}', get(n), get(n) is None or is_whole(get(n), low)
-    positive, not_negative = (lambda v: is_real(v) and v > 0), (lambda v: is_real(v) and v >= 0)
-    yield 'learning_rate', 'a number above 0; 3e-4 is the usual choice', get('learning_rate'), positive(get('learning_rate'))
-    yield 'weight_decay', 'a number, 0 or more', get('weight_decay'), not_negative(get('weight_decay'))
-    yield 'min_lr', 'None or a number, 0 or more', get('min_lr'), get('min_lr') is None or not_negative(get('min_lr'))
-    for n in ('epochs', 'max_minutes', 'grad_clip'):
-        yield n, 'None or a number above 0', get(n), get(n) is None or positive(get(n))
+    def row(name, rule, ok, maybe=False):
+        v = getattr(args, name)
+        return name, 'None or ' * maybe + rule, v, maybe and v is None or ok(v)
+    def positive(v): return is_real(v) and v > 0
+    for tables, maybe in ((_WHOLE, False), (_MAYBE_WHOLE, True)):
+        for n, low in tables.items():
+            yield row(n, f'a whole number, at least {low}', partial(is_whole, low=low), maybe)
+    yield row('learning_rate', 'a number above 0; 3e-4 is the usual choice', positive)
+    for n in ('weight_decay', 'min_lr'):
+        yield row(n, 'a number, 0 or more', lambda v: is_real(v) and v >= 0, n == 'min_lr')
+    for n in ('epochs', 'max_minutes', 'grad_clip'): yield row(n, 'a number above 0', positive, True)
 
 # %% ../nbs/04_train.ipynb #603286fc
 def _device_problem(device):
     try:
         if device is None or torch.empty(0, device=device).device.type != 'meta': return []
         why = 'holds shapes without numbers'
-    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as e: why = str(e).splitlines()[0][:90]
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as e:
+        why = str(e).splitlines()[0][:90]
     return [f'device={device!r}: {why}; leave it out to use {str(choose_device())!r}']
 
 def _shard_problem(shard):
@@ -608,15 +617,16 @@ def _folder_problem(out_dir):
 def check_arguments(
     given:dict, # arguments of `train`, by name
     cfg:ModelConfig, # the model's config
-) -> SimpleNamespace: # all arguments, with the defaults of those not given; plain numbers, `out_dir` a Path
+) -> SimpleNamespace: # all arguments, with defaults; plain numbers, `out_dir` a Path
     "Raise one ValueError that names every wrong argument"
     usual = {n: p.default for n, p in inspect.signature(LanguageModelTrainer.train).parameters.items() if n != 'self'}
-    args = SimpleNamespace(**{n: v if n in ('data_path', 'out_dir') else as_number(v) for n, v in (usual | given).items()})
+    args = SimpleNamespace(**usual | given)
+    for name in set(vars(args)) - {'data_path', 'out_dir'}: setattr(args, name, as_number(getattr(args, name)))
     if problems := argument_problems(args, cfg):
         raise ValueError(f'train got {len(problems)} wrong argument(s):\n' + '\n'.join(f'- {p}' for p in problems))
     for name, value in vars(args).items():
         if is_real(value): setattr(args, name, int(value) if is_whole(value) else float(value))
-    args.out_dir = args.out_dir if args.out_dir is None else as_path(args.out_dir)
+    if args.out_dir is not None: args.out_dir = as_path(args.out_dir)
     return args
 
 # %% ../nbs/04_train.ipynb #8fa0799c
@@ -625,11 +635,15 @@ def model_problems(
 ) -> list: # one line for each problem
     "Why this model cannot be trained, or not be saved as what it is"
     tensors = [*model.named_parameters(), *model.named_buffers()]
-    if any(t.is_meta for _, t in tensors): return ['its weights have shapes but no numbers (device meta): load them first']
-    if _is_quantized(model, tensors): return ['it is in int8, which cannot be trained: train the model that it was made from, and call quantize() afterwards']
+    if any(t.is_meta for _, t in tensors):
+        return ['its weights have shapes but no numbers (device meta): load them first']
+    if _is_quantized(model, tensors):
+        return ['it is in int8, which cannot be trained: train the model that it was made from, '
+                'and call quantize() afterwards']
     if any(t.is_inference() for _, t in tensors):
         return ['it was made inside torch.inference_mode(), where no gradient can be: build or load it outside']
-    if any(hasattr(p, 'full_tensor') for p in model.parameters()): return ['its weights are spread over processes: give it whole, and say shard=True']
+    if any(hasattr(p, 'full_tensor') for p in model.parameters()):
+        return ['its weights are spread over processes: give it whole, and say shard=True']
     if not any(p.requires_grad for p in model.parameters()):
         return ['all of its parameters are frozen (requires_grad=False): model.requires_grad_(True) frees them']
     return _head_problems(model)
@@ -639,29 +653,33 @@ def _is_quantized(model, tensors):
     return whole or any('.quantized.' in type(m).__module__ for m in model.modules())
 
 def _head_problems(model):
-    "What is wrong with the matrices that read tokens and write them; the config must tell the truth about them"
+    "What is wrong with the matrices that read and write tokens; the config must tell the truth about them"
     V, table, head = model.config.vocab_size, model.token_embedding, model.lm_head
-    sizes = [(f'model.{n}', len(m.weight)) for n, m in (('token_embedding', table), ('lm_head', head)) if isinstance(m, (nn.Embedding, nn.Linear))]
-    found = [f'{n} has {rows:,} rows, but its config says vocab_size={V:,}: build the model with ModelConfig(vocab_size={rows})'
-             for n, rows in sizes if rows != V]
+    parts = dict(token_embedding=table, lm_head=head)
+    sizes = {n: len(m.weight) for n, m in parts.items() if isinstance(m, (nn.Embedding, nn.Linear))}
+    found = [f'model.{n} has {rows:,} rows, but its config says vocab_size={V:,}: '
+             f'build the model with ModelConfig(vocab_size={rows})' for n, rows in sizes.items() if rows != V]
     tied = getattr(head, 'weight', None) is getattr(table, 'weight', None)
     if not found and model.config.tie_weights and not tied:
-        found.append('model.lm_head was replaced: its config says tie_weights=True, but its matrix is not that of model.token_embedding. '
-                     'Build the model with ModelConfig(tie_weights=False), or tie it again: model.lm_head.weight = model.token_embedding.weight')
+        found.append('model.lm_head was replaced: its config says tie_weights=True, but its matrix is not that '
+                     'of model.token_embedding. Build the model with ModelConfig(tie_weights=False), '
+                     'or tie it again: model.lm_head.weight = model.token_embedding.weight')
     return found
 
 def check_model(
     model:SmallLanguageModel, # the model
 ) -> None:
     "Raise one ValueError where the model cannot be trained or saved"
-    if found := model_problems(model): raise ValueError('this model cannot be trained:\n' + '\n'.join(f'- {f}' for f in found))
+    if found := model_problems(model):
+        raise ValueError('this model cannot be trained:\n' + '\n'.join(f'- {f}' for f in found))
 
 # %% ../nbs/04_train.ipynb #7d4c5332
 def widen(
     model:SmallLanguageModel, # changed in place
 ) -> list: # names of the types that were too small; empty if none was
     "Weights of two bytes or fewer become float32: small steps would be lost in them"
-    small = {p.dtype for p in model.parameters() if p.dtype.is_floating_point and p.dtype.itemsize < 4}
+    kinds = {p.dtype for p in model.parameters()}
+    small = {d for d in kinds if d.is_floating_point and d.itemsize < 4}
     for t in (*model.parameters(), *model.buffers()):
         if t.dtype not in small: continue
         t.grad = None
@@ -673,13 +691,14 @@ def widen(
 def usual_torch(
     device, # a torch.device, where the work is done
 ):
-    "Within, gradients are on, autocast is off, and new tensors are float32 on the CPU, whatever surrounds the call"
+    "Within, gradients are on, autocast is off, new tensors are float32 on the CPU, whatever surrounds the call"
     dtype = torch.get_default_dtype()
     with ExitStack() as around:
         around.enter_context(torch.inference_mode(False))
         around.enter_context(torch.enable_grad())
         for kind in {'cpu', torch.device(device).type}:
-            if torch.amp.is_autocast_available(kind): around.enter_context(torch.autocast(kind, enabled=False))
+            if not torch.amp.is_autocast_available(kind): continue
+            around.enter_context(torch.autocast(kind, enabled=False))
         if torch.empty(0).device.type != 'cpu': around.enter_context(torch.device('cpu'))
         torch.set_default_dtype(torch.float32)
         try: yield
@@ -697,28 +716,32 @@ def choose_block_size(
 # %% ../nbs/04_train.ipynb #3dbb5449
 @patch
 def open_folder(self:LanguageModelTrainer) -> None:
-    "Choose the run's folder. Raise if nothing can be written there, or if files of others stand under the names that the run uses"
+    "Choose the run's folder. Raise if nothing can be written there, or if the run would replace files of others"
     a, problem = self.args, None
     self.out_dir = a.out_dir or Path('runs')/data_name(a.data_path)
-    what = dict(keep_every=a.keep_every, tokens=not _are_token_sets(a.data_path), tensorboard=a.tensorboard, fresh=a.resume is False)
+    what = dict(keep_every=a.keep_every, tokens=not _are_token_sets(a.data_path),
+                tensorboard=a.tensorboard, fresh=a.resume is False)
     try:
         problem = None if self.rank else folder_problem(self.out_dir)
         if not (self.rank or problem): check_run_folder(self.out_dir, **what)
     except ValueError as e: problem = str(e)
     if problem := self.first_says(problem): raise ValueError(problem)
 
-def _are_token_sets(data_path): return isinstance(data_path, (list, tuple)) and any(isinstance(d, TokenSet) for d in data_path)
+def _are_token_sets(data_path):
+    "Is it a pair of prepared sets, and no name, path or text?"
+    return isinstance(data_path, (list, tuple)) and any(isinstance(d, TokenSet) for d in data_path)
 
 @patch
 def read_data(self:LanguageModelTrainer) -> None:
     "Tokens to train and to validate on, and the window"
     a = self.args
     if _are_token_sets(a.data_path):
-        if len(a.data_path) != 2: raise ValueError(f'data_path has {len(a.data_path)} TokenSets: give a pair, (train, valid)')
+        if len(a.data_path) != 2:
+            raise ValueError(f'data_path has {len(a.data_path)} TokenSets: give a pair, (train, valid)')
         self.data, self.valid = a.data_path
     else:
         with self.first_process_first():
-            self.data, self.valid = prepare(a.data_path, self.model.tokenizer, out_dir=self.out_dir/'data')
+            self.data, self.valid = prepare(a.data_path, self.model.tokenizer, self.out_dir/'data')
     self.block_size = a.block_size or choose_block_size(len(self.data), a.batch_size, self.model.config.max_seq_len)
     self.per_epoch = steps_per_epoch(self.data, 1, self.block_size) # windows
 
@@ -735,7 +758,8 @@ def set_up(self:LanguageModelTrainer) -> None:
     if self.world > 1 and not a.shard: self.net = nn.parallel.DistributedDataParallel(self.net, gradient_as_bucket_view=True)
     self.meta = dict(format=1, config=asdict(self.model.config), tokenizer=self.tokenizer_state())
     self.step, self.elapsed, self.best, self.history = 0, 0., dict(step=0, loss=math.inf), History()
-    self.origin, self.no_model = dict(step=0, windows=0, tokens=0), None # from where windows and tokens are counted; why there is no model.pth
+    self.origin = dict(step=0, windows=0, tokens=0) # from where windows and tokens are counted
+    self.no_model = None # why there is no model.pth
     self.sums, self.norm, self.evaluated, self.saved, self.unsaved = [0., 0, 0.], 0., (-1, 0., 0.), (0, 0.), None
 
 # %% ../nbs/04_train.ipynb #8c8366f1
@@ -753,7 +777,7 @@ def set_precision(self:LanguageModelTrainer, precision):
 def autocast(self:LanguageModelTrainer): # a context
     "Inside, matrix products run in the run's precision"
     low = self.precision.dtype != torch.float32
-    torch.clear_autocast_cache() # within an autocast of yours, rounded weights of the step before would still be there
+    torch.clear_autocast_cache() # an autocast around ours would keep the rounded weights of the step before
     return torch.autocast(self.device.type, self.precision.dtype, enabled=low) if low else nullcontext()
 
 # %% ../nbs/04_train.ipynb #39dd1c83
@@ -781,7 +805,8 @@ def train_step(self:LanguageModelTrainer) -> tuple: # loss in nats a token, norm
         x, y = self.micro_batch(start + (i*self.world + self.rank)*a.batch_size)
         with self.share_gradients(i == a.grad_accum - 1):
             with self.autocast(): part = self.net(x, y) / a.grad_accum
-            if not part.requires_grad: raise ValueError('none of the parameters with requires_grad=True takes part in the loss')
+            if not part.requires_grad:
+                raise ValueError('no parameter with requires_grad=True takes part in the loss')
             self.scaler.scale(part).backward()
         loss = loss + part.detach()
     loss = self.average(float(loss))
@@ -803,7 +828,8 @@ def micro_batch(self:LanguageModelTrainer,
 ) -> tuple: # x, y: (B, T) int64 on the device
     "The batch that begins with window `first`; dropout starts from its number too, so nothing of chance needs saving"
     a = self.args
-    _seed(int(np.random.SeedSequence([a.seed, first//a.batch_size]).generate_state(1)[0]), self.device)
+    state = np.random.SeedSequence([a.seed, first//a.batch_size]).generate_state(1)
+    _seed(int(state[0]), self.device)
     x, y = windows_from(self.data, first, a.batch_size, self.block_size, a.seed)
     return _to(x, self.device), _to(y, self.device)
 
@@ -856,31 +882,38 @@ def plan(self:LanguageModelTrainer) -> None:
     "How many steps the run has; `epochs` are counted in text seen. A run that has nothing left to do says so"
     a = self.args
     unlimited = a.epochs is None and a.max_minutes is not None
-    left = Fraction(str(1 if a.epochs is None else a.epochs))*self.per_epoch - self.windows_seen() # windows, to the last digit
+    epochs = Fraction(str(1 if a.epochs is None else a.epochs)) # exact, so that a resumed run plans the same
+    left = epochs*self.per_epoch - self.windows_seen() # windows
     by_text = math.inf if unlimited else self.step + max(0, math.ceil(left/self.step_windows()))
     self.max_steps = by_text if a.max_steps is None else a.max_steps
-    if self.step and self.step >= self.planned_steps() and not self.rank: tqdm.write(self.nothing_left())
+    done = self.step and self.step >= self.planned_steps()
+    if done and not self.rank: tqdm.write(self.nothing_left())
 
 @patch
 def nothing_left(self:LanguageModelTrainer) -> str: # one line
     "Why a run makes no step"
-    a, names = self.args, ('max_steps', 'max_minutes') if self.args.max_steps is not None else ('epochs', 'max_minutes')
-    asked = ' and '.join(f'{n}={getattr(a, n):g}' for n in names if getattr(a, n) is not None) or 'epochs=1 (the default)'
-    return (f'nothing left to do: the run in {self.out_dir} has made {self.step:,} steps ({self.windows_seen()/self.per_epoch:.2f} epochs, '
-            f'{self.elapsed/60:.1f} minutes), and {asked} asks for no more; a higher number goes on')
+    a = self.args
+    names = ('epochs' if a.max_steps is None else 'max_steps', 'max_minutes')
+    given = [f'{n}={getattr(a, n):g}' for n in names if getattr(a, n) is not None]
+    asked = ' and '.join(given) or 'epochs=1 (the default)'
+    return (f'nothing left to do: the run in {self.out_dir} has made {self.step:,} steps '
+            f'({self.windows_seen()/self.per_epoch:.2f} epochs, {self.elapsed/60:.1f} minutes), '
+            f'and {asked} asks for no more; a higher number goes on')
 
 @patch
 def carry_over(self:LanguageModelTrainer,
     old:dict, # arguments of the run so far, from its identity
 ) -> None:
-    "Go on at the same place of the text after batch size or window changed; `self.step` and `self.origin` are those of the old run"
+    "Go on at the same place of the text, after the batch size or the window changed"
     n = old['batch_size']*old['grad_accum']
     if (n, old['block_size']) == (self.step_windows(), self.block_size): return
     steps = self.step - self.origin['step']
-    windows, tokens = self.origin['windows'] + steps*n, self.origin['tokens'] + steps*n*old['block_size']
+    windows = self.origin['windows'] + steps*n
+    tokens = self.origin['tokens'] + steps*n*old['block_size']
     per_epoch = steps_per_epoch(self.data, 1, old['block_size'])
     epochs, rest = divmod(windows, per_epoch)
-    self.origin = dict(step=self.step, windows=epochs*self.per_epoch - (-rest*self.per_epoch//per_epoch), tokens=tokens)
+    rest = -(-rest*self.per_epoch//per_epoch) # rounded up: the count of epochs never falls
+    self.origin = dict(step=self.step, windows=epochs*self.per_epoch + rest, tokens=tokens)
 
 # %% ../nbs/04_train.ipynb #2b59721f
 @patch
@@ -1083,8 +1116,10 @@ def show(self:LanguageModelTrainer, bar, # of tqdm
 @patch
 def state(self:LanguageModelTrainer) -> dict: # tensors and plain values only
     "All that the rest of the run depends on"
-    return dict(format=2, step=self.step, elapsed=self.elapsed, best=self.best, evaluated=self.evaluated, sums=self.sums, norm=self.norm,
-                origin=self.origin, identity=self.identity(), device=self.device.type, precision=self.precision_name(), slm_scratch=self.meta, history=self.history.dumps(),
+    return dict(format=2, step=self.step, elapsed=self.elapsed, best=self.best, evaluated=self.evaluated,
+                sums=self.sums, norm=self.norm, origin=self.origin, identity=self.identity(),
+                device=self.device.type, precision=self.precision_name(), slm_scratch=self.meta,
+                history=self.history.dumps(),
                 model=self.whole(self.model.state_dict(keep_vars=self.args.shard)), scaler=self.scaler.state_dict(),
                 optimizers=self.whole([o.state_dict() for o in self.optimizers]))
 
@@ -1093,8 +1128,10 @@ def state(self:LanguageModelTrainer) -> dict: # tensors and plain values only
 def identity(self:LanguageModelTrainer) -> dict: # plain values
     "What must be the same for a run to be the same run"
     names = ('batch_size', 'learning_rate', 'warmup_steps', 'weight_decay', 'grad_clip', 'optimizer', 'schedule', 'seed')
-    parameters = [(n, list(p.shape), p.requires_grad) for n, p in plain_keys(dict(self.model.named_parameters())).items()]
-    return dict(model=self.meta['config'], parameters=fingerprint_of(parameters), vocabulary=self.meta['tokenizer'] and self.model.tokenizer.fingerprint,
+    params = plain_keys(dict(self.model.named_parameters()))
+    shapes = [(n, list(p.shape), p.requires_grad) for n, p in params.items()]
+    return dict(model=self.meta['config'], parameters=fingerprint_of(shapes),
+                vocabulary=self.meta['tokenizer'] and self.model.tokenizer.fingerprint,
                 data=[d.fingerprint if d is not None else None for d in (self.data, self.valid)],
                 arguments={n: getattr(self.args, n) for n in names} | dict(grad_accum=self.args.grad_accum*self.world, # of all processes
                                                                            min_lr=self.min_lr(), block_size=self.block_size))
@@ -1153,7 +1190,8 @@ def read_run(
             state = safe_load(out_dir/name)
             if not (isinstance(state, dict) and CHECKPOINT_KEYS <= set(state)):
                 refused.append(f'{out_dir/name} is not a checkpoint of LanguageModelTrainer')
-            elif state['format'] != 2: refused.append(f'{out_dir/name} was written by another version (format {state["format"]})')
+            elif state['format'] != 2:
+                refused.append(f'{out_dir/name} was written by another version (format {state["format"]})')
             else: return state, refused
         except FileNotFoundError: continue
         except (ValueError, OSError) as e: refused.append(str(e))
@@ -1209,7 +1247,8 @@ def load_state(self:LanguageModelTrainer,
         opt.load_state_dict(spread_averages(s, opt))
         for group, a in zip(opt.param_groups, asked): group.update(a)
     if state['scaler'] and self.scaler.is_enabled(): self.scaler.load_state_dict(state['scaler'])
-    for name in ('step', 'elapsed', 'best', 'evaluated', 'sums', 'norm', 'origin'): setattr(self, name, state[name])
+    for name in ('step', 'elapsed', 'best', 'evaluated', 'sums', 'norm', 'origin'):
+        setattr(self, name, state[name])
     self.carry_over(state['identity']['arguments'])
     self.history, self.saved = History.loads(state['history']), (self.step, self.elapsed)
     try: self.rank or (self.out_dir/'history.jsonl').write_text(state['history'], encoding='utf-8') # rows after the checkpoint will come again
@@ -1221,10 +1260,11 @@ def put_weights(self:LanguageModelTrainer,
 ) -> None:
     "Weights of a checkpoint into the model as it is, added parameters and buffers too"
     mine = self.model.state_dict()
-    names = dict(zip(plain_keys(mine), mine)) # a part may be wrapped now that was not, or the other way round
+    names = dict(zip(plain_keys(mine), mine)) # a part may have been wrapped meanwhile, or unwrapped
     weights = {names.get(k, k): v for k, v in plain_keys(weights).items()}
     try: nn.Module.load_state_dict(self.model, parts_of(weights, mine))
-    except RuntimeError as e: raise ValueError(f'the weights in {self.out_dir} do not fit this model: {e}') from None
+    except RuntimeError as e:
+        raise ValueError(f'the weights in {self.out_dir} do not fit this model: {e}') from None
 
 # %% ../nbs/04_train.ipynb #12bfac97
 @patch
@@ -1246,7 +1286,8 @@ def sweep(self:LanguageModelTrainer) -> None:
     "Remove the unfinished files that a killed run left under their temporary names"
     if self.rank: return
     steps = {p.name.split('.pt.')[0] + '.pt' for p in self.out_dir.glob('step-*.pt.*')}
-    for path in leftovers(self.out_dir, {*RUN_OUTPUTS, *steps}) + leftovers(self.out_dir/'data', (*TOKEN_FILES, RECORD)): path.unlink(missing_ok=True)
+    tokens = leftovers(self.out_dir/'data', (*TOKEN_FILES, RECORD))
+    for path in leftovers(self.out_dir, {*RUN_OUTPUTS, *steps}) + tokens: path.unlink(missing_ok=True)
 
 # %% ../nbs/04_train.ipynb #a47652c8
 @contextmanager
@@ -1548,13 +1589,15 @@ def report(self:LanguageModelTrainer):
     if a.shard: need = predict_spread(cfg, self.world, need, self.precision.dtype != torch.float32)
     much = 'as long as the clock allows' if self.max_steps == math.inf else f'{self.max_steps:,} steps'
     steps = math.ceil(self.per_epoch/self.step_windows())
-    self.say(f'data: {len(self.data):,} tokens to train on, an epoch is {steps:,} steps of {n:,} tokens (block_size={self.block_size})\n'
+    self.say(f'data: {len(self.data):,} tokens to train on, an epoch is {steps:,} steps of {n:,} tokens '
+             f'(block_size={self.block_size})\n'
              f'model: {predict_parameters(cfg)["total"]:,} parameters; training should need about {_size(sum(need.values()))}{" in each process"*a.shard}\n'
              f'precision: {str(self.precision.dtype)[6:]} on {self.device}; {self.precision.reason}\n'
              f'plan: {much}{f", {a.max_minutes:g} minutes" if a.max_minutes else ""}; files in {self.out_dir}'
              + (f'\nnote: positions from {self.block_size} on, of {cfg.max_seq_len}, are not trained with this block_size'
                 if self.block_size < cfg.max_seq_len and cfg.positions == 'learned' else '')
-             + (f'\nnote: the weights were {" and ".join(self.widened)}, and are float32 from now on: steps are too small for fewer bits' if self.widened else ''))
+             + (f'\nnote: the weights were {" and ".join(self.widened)}, and are float32 from now on: '
+                'steps are too small for fewer bits' if self.widened else ''))
 
 # %% ../nbs/04_train.ipynb #b9e4f44e
 def _size(n): return f'{n/1e9:.1f} GB' if n >= 1e9 else f'{n/1e6:.0f} MB' # bytes in words
@@ -1636,9 +1679,12 @@ def evaluate(
 ) -> Evaluation: # loss, perplexity, bits per byte and its standard error
     "Score each document from its own start, every token once; the model's mode and the random numbers stay as they were"
     cfg, was_training = model.config, model.training
-    max_documents, block_size, batch_tokens = map(as_number, (max_documents, block_size, batch_tokens))
-    for name, value in dict(max_documents=max_documents, block_size=block_size, batch_tokens=batch_tokens).items():
-        if not (value is None or is_whole(value, 1)): raise ValueError(f'{name}={value!r}: must be None or a whole number, at least 1')
+    limits = dict(max_documents=max_documents, block_size=block_size, batch_tokens=batch_tokens)
+    for name, value in limits.items():
+        limits[name] = value = as_number(value)
+        if value is None or is_whole(value, 1): continue
+        raise ValueError(f'{name}={value!r}: must be None or a whole number, at least 1')
+    max_documents, block_size, batch_tokens = limits.values()
     documents, n_bytes, bits = _documents(model, data, max_documents)
     n_tokens = sum(len(d) - 1 for d in documents)
     model.eval()

@@ -15,6 +15,7 @@ from .corpus import prepare
 from .files import as_path, is_real, is_whole
 from ..model import ModelConfig, SmallLanguageModel, predict_parameters
 from ..train import LanguageModelTrainer, evaluate
+from .run import check_run_folder
 from .cli import program
 import slm_scratch.generate
 
@@ -74,6 +75,7 @@ def demo(
     "From nothing to a told story: corpus, vocabulary, model, stories, and a count of what is right"
     _check_demo(minutes, n_stories, seed)
     out = as_path(out_dir, 'out_dir')
+    check_run_folder(out, fresh=fresh, more=('loss.png',))
     began, say = time.time(), lambda *lines: print(*lines, sep='\n', flush=True)
     grammar = TaleGrammar.load()
     say(

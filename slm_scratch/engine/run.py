@@ -17,9 +17,10 @@ from .corpus import RECORD, TOKEN_FILES
 from .files import file_damage
 
 # %% ../../nbs/engine/run.ipynb #e8279d95
-CHECKPOINT_KEYS = set('format step elapsed best evaluated sums identity device precision history slm_scratch model optimizers scaler'.split())
+CHECKPOINT_KEYS = set('format step elapsed best evaluated sums identity device precision history '
+                      'slm_scratch model optimizers scaler'.split())
 RECORD_HEAD = b'{"format": "slm-scratch '         # how the record beside prepared tokens begins
-PICTURE_MAKER = b'slm-scratch'                    # what `History.plot` writes into a PNG as its software
+PICTURE_MAKER = b'slm-scratch'                    # the software that `History.plot` names in a PNG
 HISTORY_KEYS = {'step', 'epoch', 'tokens', 'seconds'}
 
 def peek(path, # a file
@@ -30,7 +31,8 @@ def peek(path, # a file
 
 # %% ../../nbs/engine/run.ipynb #4b00cf8a
 _MARKS = dict(checkpoint=(b'elapsed', b'evaluated', b'identity', b'slm_scratch'),
-              model=(b'token_embedding.weight', b'blocks.0.norm1.weight', b'blocks.0.mlp.fc.weight'))
+              model=(b'token_embedding.weight', b'blocks.0.norm1.weight',
+                     b'blocks.0.mlp.fc.weight'))
 
 def _begin(path, n=1 << 16):
     "The first bytes of a file"
@@ -64,7 +66,7 @@ def is_model(path, # a file
 def is_history(path, # a file
               ) -> bool:
     "Did a run write these rows? The last line may be cut off"
-    *lines, last = Path(path).read_bytes().split(b'\n') # after the last line end there is nothing, or a part of a row
+    *lines, last = Path(path).read_bytes().split(b'\n') # `last`: nothing, or a part of a row
     try: rows = [json.loads(line) for line in lines]
     except ValueError: return False
     if not rows: return last.startswith(b'{"step": 0, "epoch": 0')
@@ -83,7 +85,8 @@ def is_picture(path, # a file
     return head.startswith(b'\x89PNG') and PICTURE_MAKER in head
 
 # %% ../../nbs/engine/run.ipynb #c46178f4
-_KINDS = (('(last|best|step-[0-9]+)[.]pt', is_checkpoint, 'not a checkpoint of LanguageModelTrainer'),
+_KINDS = (('(last|best|step-[0-9]+)[.]pt', is_checkpoint,
+           'not a checkpoint of LanguageModelTrainer'),
           ('model[.]pth', is_model, 'not a file of SmallLanguageModel.save'),
           ('history[.]jsonl', is_history, 'not the history of a run'),
           ('(train|valid)[.]tokens', is_token_file, 'not a token file of slm-scratch'),
@@ -93,7 +96,10 @@ _KINDS = (('(last|best|step-[0-9]+)[.]pt', is_checkpoint, 'not a checkpoint of L
 def is_blank(path, # a file
             ) -> bool:
     "Is it empty, or nothing but zeros?"
-    with open(path, 'rb') as f: return not any(any(block) for block in iter(lambda: f.read(1 << 20), b''))
+    with open(path, 'rb') as f:
+        while block := f.read(1 << 20):
+            if block.strip(b'\0'): return False
+    return True
 
 def foreign(path, # one of the names that a run writes
             blank_is_ours:bool=True, # is an empty file ours?
@@ -117,18 +123,19 @@ def step_files(folder, # of a run
                every:int=1, # only the steps that are multiples of this
               ) -> list: # Paths of what stands there under the name of a kept checkpoint
     "`step-N.pt` of a folder"
-    found = [(p, re.fullmatch('step-([0-9]+)[.]pt', p.name)) for p in sorted(Path(folder).glob('step-*.pt'))]
-    return [p for p, m in found if m and int(m[1]) % every == 0]
+    steps = {p: re.fullmatch('step-([0-9]+)[.]pt', p.name) for p in sorted(Path(folder).glob('step-*.pt'))}
+    return [p for p, m in steps.items() if m and int(m[1]) % every == 0]
 
 def has_run(folder, # of a run
            ) -> bool:
     "Is there a file that only a run of ours leaves: a checkpoint, a history or tokens?"
     folder = Path(folder)
-    paths = [folder/n for n in ('last.pt', 'best.pt', 'history.jsonl')] + [folder/'data'/n for n in TOKEN_FILES]
+    paths = [folder/n for n in ('last.pt', 'best.pt', 'history.jsonl')]
+    paths += [folder/'data'/n for n in TOKEN_FILES]
     return any(os.path.lexists(p) and foreign(p, blank_is_ours=False) is None for p in paths)
 
 def in_the_way(folder, # of a run
-               keep_every:int=None, # steps between checkpoints that are kept for good; None: no such files
+               keep_every:int=None, # steps between checkpoints kept for good; None: no such files
                tokens:bool=True, # does it write data/train.tokens and data/valid.tokens?
                tensorboard:bool=False, # does it write for TensorBoard?
                fresh:bool=False, # does it start over, whatever stands there of ours?
@@ -141,10 +148,11 @@ def in_the_way(folder, # of a run
     if keep_every: paths += step_files(folder, keep_every)
     found = {p: foreign(p, run) for p in paths}
     if not (run or fresh or found[folder/'model.pth']) and (folder/'model.pth').exists():
-        found[folder/'model.pth'] = 'a model without a run beside it, which you may have saved yourself'
+        found[folder/'model.pth'] = 'a model with no run beside it, which you may have saved yourself'
     folders = [folder/'data']*tokens + [folder/'tensorboard']*tensorboard
     found |= {p: 'not a folder' for p in folders if os.path.lexists(p) and not p.is_dir()}
-    if tokens: found |= {folder/'data'/n: foreign(folder/'data'/n, run) for n in (*TOKEN_FILES, RECORD) if (folder/'data').is_dir()}
+    if tokens and (folder/'data').is_dir():
+        found |= {folder/'data'/n: foreign(folder/'data'/n, run) for n in (*TOKEN_FILES, RECORD)}
     return [f'{p}: {why}' for p, why in found.items() if why]
 
 def check_run_folder(folder, # of a run
@@ -152,8 +160,9 @@ def check_run_folder(folder, # of a run
                     ) -> None:
     "Raise one ValueError that names every file of others under the names that a run writes"
     if found := in_the_way(folder, **kwargs):
-        raise ValueError(f'out_dir={str(folder)!r} holds what slm-scratch did not write, under names that this run would use:\n'
-                         + '\n'.join(f'- {line}' for line in found) + '\nChoose another out_dir, or move these files elsewhere')
+        raise ValueError(f'out_dir={str(folder)!r} holds what slm-scratch did not write, '
+                         'under names that this run would use:\n' + '\n'.join(f'- {line}' for line in found)
+                         + '\nChoose another out_dir, or move these files elsewhere')
 
 # %% ../../nbs/engine/run.ipynb #0251431f
 def folder_problem(folder, # of a run, perhaps not there yet
@@ -168,7 +177,9 @@ def folder_problem(folder, # of a run, perhaps not there yet
             path.mkdir(exist_ok=True)
             made.append(path)
         with tempfile.TemporaryFile(dir=folder): pass
-    except OSError as e: return f'out_dir={str(folder)!r}: no file can be written there ({e.strerror or e}); name another folder'
+    except OSError as e:
+        return (f'out_dir={str(folder)!r}: no file can be written there ({e.strerror or e}); '
+                'name another folder')
     finally:
         for path in reversed(made):
             with suppress(OSError): path.rmdir()
