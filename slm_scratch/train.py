@@ -31,7 +31,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 from fastcore.basics import patch
 from .tokenizer import Tokenizer
 from .data import TokenSet, batch, steps_per_epoch
-from .engine.corpus import RECORD, TOKEN_FILES, data_name, prepare
+from .engine.corpus import RECORD, TOKEN_FILES, data_name, prepare, read_texts
 from .engine.files import as_number, as_path, atomic_save, fingerprint_of, is_real, is_whole
 from .engine.files import leftovers, safe_load
 from .engine.run import CHECKPOINT_KEYS, PICTURE_MAKER, RUN_OUTPUTS
@@ -1704,7 +1704,7 @@ def _documents(model, data, max_documents):
     "Documents as arrays between two end-of-texts, the bytes of each, and their entropy in bits where it is known"
     tok = model.tokenizer
     if isinstance(data, (str, os.PathLike)): data = prepare(data, tok)[1]
-    if not isinstance(data, TokenSet): data = TokenSet.from_texts(data, tok)
+    if not isinstance(data, TokenSet): data = TokenSet.from_texts(read_texts(data, tok), tok)
     if not (n := data.n_documents): raise ValueError('there is no document to evaluate: the data are empty')
     data.check_vocabulary(tok)
     pick = np.arange(n) if max_documents is None else np.unique(np.linspace(0, n - 1, min(n, max_documents)).round().astype(int))

@@ -506,3 +506,15 @@ def test_history_of_a_run_is_known(train, tmp_path):
     for ours, data in ((True, whole), (True, whole[:-20]), (True, whole[:25]), (False, whole + b'{"loss": 1}\n'), (False, b'[1]\n'), (False, json.dumps(dict(step=1)).encode())):
         path.write_bytes(data)
         assert run_room.is_history(path) == ours, data[-60:]
+
+# ---- evaluate ----
+
+def test_evaluate_takes_texts_and_files(model, tmp_path):
+    "A list of texts or of files, an array; and what is no text is named"
+    (tmp_path/'one.txt').write_text(TEXTS[0], encoding='utf-8')
+    model = model()
+    want = evaluate(model, TEXTS[:1]).loss
+    for data in ([str(tmp_path/'one.txt')], [tmp_path/'one.txt'], np.array(TEXTS[:1]), iter(TEXTS[:1])):
+        assert evaluate(model, data).loss == want
+    for data, said in (([None], 'entry 0'), ([dict(text='a')], 'entry 0'), (5, 'data_path=5'), ([], 'empty')):
+        with pytest.raises((TypeError, ValueError), match=said): evaluate(model, data)
