@@ -26,7 +26,9 @@ def ours(precision, *more):
     import torch
     from types import SimpleNamespace
     from slm_scratch import LanguageModelTrainer, ModelConfig, SmallLanguageModel
-    from slm_scratch.train import check_arguments, forgetful, kept_memory
+    from slm_scratch.engine.device import kept_memory
+    from slm_scratch.engine.loss import forgetful
+    from slm_scratch.train import check_arguments
     trainer = LanguageModelTrainer(SmallLanguageModel(ModelConfig(**SIZES)))
     trainer.args = check_arguments(dict(precision=precision, device='cpu', verbose=False, compile='compile' in more), trainer.model.config)
     trainer.device, trainer.tokenizer_state = torch.device('cpu'), lambda: None

@@ -20,12 +20,16 @@ _start_program()
 # than one; this shorter one costs nothing on a quiet machine. (Read by GNU's OpenMP, if torch is not imported yet.)
 _os.environ.setdefault('GOMP_SPINCOUNT', '30000')
 from .tokenizer import Tokenizer
-from .data import TaleGrammar, check_tale
+from .engine.tales import TaleGrammar, check_tale
 from .engine.corpus import read_texts
 from .model import ModelConfig, MODEL_CONFIG, PRESETS, SmallLanguageModel
-from . import generate as _generate # gives `SmallLanguageModel` its `generate` and `stream`
-from .train import LanguageModelTrainer, evaluate
-del _generate
+# These give `SmallLanguageModel` its methods: save and load, other formats, int8, generate and stream.
+from .engine import weights as _weights, formats as _formats, int8 as _int8
+from . import generate as _generate
+from .engine import fast as _fast
+from .engine.evaluate import evaluate
+from .train import LanguageModelTrainer
+del _weights, _formats, _int8, _generate, _fast
 
 __all__ = ['Tokenizer', 'ModelConfig', 'MODEL_CONFIG', 'PRESETS', 'SmallLanguageModel', 'LanguageModelTrainer', 'evaluate',
            'TaleGrammar', 'check_tale', 'read_texts']

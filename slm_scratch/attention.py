@@ -7,7 +7,8 @@ __all__ = ['softmax', 'plot_attention', 'causal_mask', 'scaled_dot_product', 'Mu
            'rotary_turn', 'rotate']
 
 # %% ../nbs/02_attention.ipynb #541b2ee9
-import math, torch
+import math
+import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 

@@ -10,13 +10,14 @@ __all__ = ['BYTES', 'N_PLAIN', 'LETTERS', 'LETTER_BYTES', 'EOT', 'GPT2_PATTERN',
 
 # %% ../nbs/00_tokenizer.ipynb #ffe89ad9
 import base64, hashlib, heapq, os, warnings
-import numpy as np
-import regex, tiktoken
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+import numpy as np
+import regex
+import tiktoken
 from fastcore.basics import patch
 from tqdm import tqdm
 from .engine.files import as_number, as_path, atomic_write, is_whole

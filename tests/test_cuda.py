@@ -8,9 +8,11 @@ import sys
 import pytest
 import torch
 from conftest import root
-from slm_scratch.model import ModelConfig, SmallLanguageModel, safe_load
+from slm_scratch.engine.files import safe_load
+from slm_scratch.model import ModelConfig, SmallLanguageModel
 from slm_scratch.tokenizer import Tokenizer
-from slm_scratch.train import LanguageModelTrainer, evaluate
+from slm_scratch.engine.evaluate import evaluate
+from slm_scratch.train import LanguageModelTrainer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA card here')
 

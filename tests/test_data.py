@@ -1,7 +1,8 @@
 "Token files: whole, of the right vocabulary, and checked."
 import numpy as np
 import pytest
-from slm_scratch.data import TokenSet, batch, is_token_file, steps_per_epoch, tales, verify_tokens
+from slm_scratch.engine.tales import tales
+from slm_scratch.data import batch, is_token_file, steps_per_epoch, TokenSet, verify_tokens
 from slm_scratch.tokenizer import Tokenizer
 
 stories = [t.text for t in tales(40)]

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest, torch
 from slm_scratch import SmallLanguageModel, Tokenizer
 from slm_scratch.engine.files import TMP
-from slm_scratch.model import read_safetensors, to_hf_tokenizer, write_safetensors
+from slm_scratch.engine.formats import read_safetensors, to_hf_tokenizer, write_safetensors
 from test_model import own, same, small, story # noqa: F401 (a fixture)
 
 V = 320

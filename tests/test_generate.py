@@ -8,8 +8,12 @@ from torch.nn import functional as F
 from torch.nn.utils import prune
 from slm_scratch import ModelConfig, SmallLanguageModel, Tokenizer
 from slm_scratch import attention, generate
+from slm_scratch.engine import changes, int8
 from slm_scratch.attention import MultiHeadAttention
-from slm_scratch.generate import Copies, Decoder, FastDecoder, QuickHead, Sampler, changed_parts, choose_decoder, quick_head
+from slm_scratch.engine.changes import changed_parts
+from slm_scratch.generate import choose_decoder, Decoder, Sampler
+from slm_scratch.engine.fast import FastDecoder, quick_head, QuickHead
+from slm_scratch.engine.evaluate import Copies
 from slm_scratch.model import MLP, Block
 
 LETTERS = Tokenizer.train('The little fox lost her lantern. She looked under the old oak. '*4, 297)
@@ -282,7 +286,7 @@ def test_unchanged_models_take_the_fast_lane():
     assert type(choose_decoder(model(), [[1, 2], [3]], 5, Sampler(), False)) is Decoder
 
 def test_looking_for_changes_leaves_no_trace():
-    generate._own_parts.cache_clear()
+    changes._own_parts.cache_clear()
     m, state = model(), torch.get_rng_state()
     assert not changed_parts(m) and torch.equal(torch.get_rng_state(), state)
 
@@ -293,7 +297,7 @@ def test_int8_weights_are_widened_once_a_text():
         copies.append(self.wide)
         return seen(self, x)
     with patched(type(m.lm_head), 'forward', spy): m.generate('The', max_new_tokens=8, seed=0, stop_at_eot=False)
-    if not generate.has_kernel(): assert None not in copies and len({id(c) for c in copies}) < len(copies)/4
+    if not int8.has_kernel(): assert None not in copies and len({id(c) for c in copies}) < len(copies)/4
     assert m.lm_head.wide is None
 
 # ---- whatever surrounds a call ----
@@ -333,7 +337,7 @@ def test_surroundings_change_no_text(name, kind):
     if kind == 'changed': eps(m)
     k = dict(max_new_tokens=14, seed=2, temperature=1., top_k=40, repetition_penalty=1.1)
     def all_ways():
-        generate._own_parts.cache_clear()
+        changes._own_parts.cache_clear()
         streamed, candidates = ''.join(m.stream(PROMPTS[2], **k)), m.next_tokens('The', 3)
         return m.generate(PROMPTS[0], **k), m.generate(PROMPTS, **k), streamed, [t for t, _ in candidates]
     quiet = all_ways()

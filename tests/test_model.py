@@ -9,7 +9,8 @@ import pytest, torch
 from torch import nn
 from torch.nn import functional as F
 from slm_scratch import MODEL_CONFIG, ModelConfig, SmallLanguageModel, Tokenizer
-from slm_scratch.model import changed_parts, read_safetensors, write_safetensors
+from slm_scratch.engine.weights import changed_parts
+from slm_scratch.engine.formats import read_safetensors, write_safetensors
 from slm_scratch.tokenizer import EOT
 
 story = 'The little fox lost her lantern. She looked under the old oak, and behind the mill. “Lantern!” she cried.\n\n Why? '

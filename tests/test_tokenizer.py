@@ -2,7 +2,7 @@
 import copy, json, random, warnings
 import numpy as np
 import pytest
-from slm_scratch.model import GPT2_CUTS, from_hf_tokenizer, to_hf_tokenizer
+from slm_scratch.engine.formats import GPT2_CUTS, from_hf_tokenizer, to_hf_tokenizer
 from slm_scratch.tokenizer import EOT, LETTERS, Tokenizer, count_words, train_bpe, train_bpe_naive
 
 story = 'The little fox lost her lantern. She looked under the old oak, and behind the mill. “Lantern!” she cried.\n\n  Why? 1984 caf\u00e9s '

@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from slm_scratch.data import TokenSet, tales
+from slm_scratch.engine.tales import tales
+from slm_scratch.data import TokenSet
 from slm_scratch.engine import run as run_room
 from slm_scratch.engine.corpus import prepare
 from slm_scratch.engine.files import TMP, safe_load
 from slm_scratch.model import ModelConfig, SmallLanguageModel
 from slm_scratch.tokenizer import Tokenizer
-from slm_scratch.train import (LanguageModelTrainer, bare_model, check_arguments, evaluate, forgetful,
-                               language_model_loss, windows_from)
+from slm_scratch.engine.loss import forgetful, language_model_loss
+from slm_scratch.engine.evaluate import evaluate
+from slm_scratch.train import bare_model, check_arguments, LanguageModelTrainer, windows_from
 
 TEXTS = [t.text for t in tales(16)]
 EOT = '\n<|endoftext|>\n'

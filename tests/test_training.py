@@ -3,9 +3,11 @@ import json, os, random, re, shutil, signal, subprocess, sys, time
 from pathlib import Path
 import pytest, torch
 from conftest import root, run
-from slm_scratch.data import TokenSet, tales
+from slm_scratch.engine.tales import tales
+from slm_scratch.data import TokenSet
 from slm_scratch.engine.corpus import prepare
-from slm_scratch.model import ModelConfig, SmallLanguageModel, safe_load
+from slm_scratch.engine.files import safe_load
+from slm_scratch.model import ModelConfig, SmallLanguageModel
 from slm_scratch.tokenizer import Tokenizer
 from slm_scratch.engine.cli import train_cli
 from slm_scratch.train import LanguageModelTrainer

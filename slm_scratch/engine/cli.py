@@ -8,28 +8,24 @@ __all__ = ['RENAMED', 'SWITCHES', 'PROGRAMS', 'OptionError', 'split_words', 'rea
            'generate_cli', 'main']
 
 # %% ../../nbs/engine/cli.ipynb #4d87eff5
-import contextlib, difflib, dis, functools, importlib.metadata, inspect, json, math, os, platform
-import re, shlex, shutil, signal, sys, textwrap, time, traceback, warnings
+import contextlib, difflib, dis, functools, inspect, json, math, os, platform, re, shlex, shutil
+import signal, sys, textwrap, time, traceback, warnings
 from collections import deque
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
+import importlib.metadata
 import torch
 from fastcore.docments import docments
+from .files import as_path
 import slm_scratch
 from ..tokenizer import Tokenizer
-from slm_scratch.engine.corpus import (
-    CORPORA,
-    TokenFiles,
-    prepare,
-    read_texts,
-    resolve,
-    vocabulary_texts,
-)
-from .files import as_path
+from .corpus import CORPORA, prepare, read_texts, resolve, TokenFiles
+from .corpus import vocabulary_texts
 from ..model import PRESETS, ModelConfig, SmallLanguageModel
-from ..generate import Copies
-from ..train import LanguageModelTrainer, check_arguments, choose_device, evaluate
+from .device import choose_device
+from .evaluate import Copies, evaluate
+from ..train import check_arguments, LanguageModelTrainer
 
 # %% ../../nbs/engine/cli.ipynb #c1d00003
 class OptionError(ValueError):

@@ -11,22 +11,26 @@ __all__ = ['UNPACK', 'SAVE', 'COLUMN', 'VALUES', 'SIGNATURES', 'LATIN', 'TOKEN_F
            'validation_split', 'split_tail', 'stored_tokenizer', 'prepare']
 
 # %% ../../nbs/engine/corpus.ipynb #d590b09a
-import codecs, csv, difflib, errno, glob, hashlib, http.client
-import importlib.resources, io, json, math, os, re, sysconfig, tempfile, time, tokenize
-import unicodedata, urllib.error, urllib.request
-import warnings, zipfile
-import numpy as np, torch
+import codecs, csv, difflib, errno, glob, hashlib, io, json, math, os, re, sysconfig, tempfile
+import time, tokenize, unicodedata, warnings, zipfile
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
+import http.client
+import importlib.resources
+import numpy as np
+import torch
+import urllib.request
 from tqdm import tqdm
-from ..data import FORMAT, RAM_LIMIT, TokenSet, encode_documents, is_token_file
-from ..data import tales, verify_tokens, _pour, _read_header, _tale
+from .files import TMP, as_number, as_path, as_plain, atomic_write
+from .files import fingerprint_of, is_real, is_running, is_whole, leftovers
+from .files import temporary_name
 from ..tokenizer import EOT, Tokenizer
-from .files import TMP, as_number, as_path, as_plain, atomic_write, fingerprint_of
-from .files import is_real, is_running, is_whole, leftovers, temporary_name
+from .tales import _tale, tales
+from ..data import FORMAT, RAM_LIMIT, _pour, _read_header, encode_documents
+from ..data import is_token_file, TokenSet, verify_tokens
 
 # %% ../../nbs/engine/corpus.ipynb #92ff554c
 UNPACK = 'unpack it, and name the text that was in it'

@@ -9,15 +9,16 @@ __all__ = ['DEMO_PROMPT', 'DEMO_CONFIG', 'DEMO_TRAINING', 'demo_model', 'judge',
 import shlex, sys, textwrap, time
 from pathlib import Path
 import torch
-from ..tokenizer import Tokenizer
-from ..data import TaleGrammar, check_tale, tales
-from .corpus import prepare
 from .files import as_path, is_real, is_whole
-from ..model import ModelConfig, SmallLanguageModel, predict_parameters
-from ..train import LanguageModelTrainer, evaluate
+from ..tokenizer import Tokenizer
+from .tales import check_tale, TaleGrammar, tales
+from .corpus import prepare
+from ..model import ModelConfig, SmallLanguageModel
+from .sizes import predict_parameters
+from .evaluate import evaluate
 from .run import check_run_folder
+from ..train import LanguageModelTrainer
 from .cli import program
-import slm_scratch.generate
 
 # %% ../../nbs/engine/demo.ipynb #91ea8094
 DEMO_PROMPT = 'A little girl went to the woods'

@@ -12,9 +12,9 @@ import json, os, re, tempfile
 from contextlib import suppress
 from pathlib import Path
 import torch
+from .files import file_damage
 from ..data import is_token_file
 from .corpus import RECORD, TOKEN_FILES
-from .files import file_damage
 
 # %% ../../nbs/engine/run.ipynb #e8279d95
 CHECKPOINT_KEYS = set('format step elapsed best evaluated sums identity device precision history '
