@@ -73,8 +73,8 @@ CONTENDERS = {'ours, readable': readable, 'ours': ours, 'ours, int8': partial(ou
 
 def here():
     "The contenders without those that this processor could only emulate: bf16 takes minutes then"
-    from slm_scratch.engine.device import device_facts
-    native = device_facts('cpu')['bf16']
+    from slm_scratch.engine.device import device_info
+    native = device_info('cpu')['bf16']
     if not native: print('transformers, bf16: skipped (this processor has no bf16; --only names it)')
     return [name for name in CONTENDERS if native or 'bf16' not in name]
 

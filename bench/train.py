@@ -26,8 +26,8 @@ def ours(precision, *more):
     import torch
     from types import SimpleNamespace
     from slm_scratch import LanguageModelTrainer, ModelConfig, SmallLanguageModel
-    from slm_scratch.engine.device import kept_memory
-    from slm_scratch.engine.loss import forgetful
+    from slm_scratch.engine.device import retain_malloc
+    from slm_scratch.engine.loss import activation_checkpointing
     from slm_scratch.train import check_arguments
     trainer = LanguageModelTrainer(SmallLanguageModel(ModelConfig(**SIZES)))
     trainer.args = check_arguments(dict(precision=precision, device='cpu', verbose=False, compile='compile' in more), trainer.model.config)
@@ -35,7 +35,7 @@ def ours(precision, *more):
     trainer.max_steps, trainer.out_dir = 10**6, Path('nowhere')
     trainer.set_up()
     around = ExitStack() # what `loop` puts around all steps
-    for context in (kept_memory('cpu', 'recompute' not in more), forgetful(trainer.model, 'recompute' in more)): around.enter_context(context)
+    for context in (retain_malloc('cpu', 'recompute' not in more), activation_checkpointing(trainer.model, 'recompute' in more)): around.enter_context(context)
     def step(x, y, around=around):
         trainer.micro_batch = lambda i: (x, y)
         return trainer.train_step()[0]

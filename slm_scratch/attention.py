@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['softmax', 'plot_attention', 'causal_mask', 'scaled_dot_product', 'MultiHeadAttention', 'KVCache', 'padding_mask',
-           'rotary_turn', 'rotate']
+           'rope_cos_sin', 'apply_rotary_emb']
 
 # %% ../nbs/02_attention.ipynb #541b2ee9
 import math
@@ -89,7 +89,7 @@ class MultiHeadAttention(nn.Module):
         self.qkv = nn.Linear(d_model, 3*d_model, bias=bias)
         self.proj = nn.Linear(d_model, d_model, bias=bias)
 
-    def heads(self, x:Tensor, # (B, T, C)
+    def project_qkv(self, x:Tensor, # (B, T, C)
              ) -> tuple[Tensor, Tensor, Tensor]: # q, k, v, (B, H, T, hs) each
         "Queries, keys and values of all heads, from one multiplication"
         B, T, _ = x.shape
@@ -99,13 +99,13 @@ class MultiHeadAttention(nn.Module):
     def forward(self, x:Tensor, # (B, T, C), the T newest positions
                 cache=None, # a `KVCache` with the positions before them; theirs are added to it
                 mask:Tensor=None, # bool, broadcastable to (B, H, T, S), True = may look; causal unless told
-                turn:tuple=None, # from `rotary_turn`, for rotary positions (section 12)
+                turn:tuple=None, # from `rope_cos_sin`, for rotary positions (section 12)
                ) -> Tensor: # (B, T, C)
         "What each position gathers from the positions that it may look at"
         if mask is not None and mask.dtype != torch.bool:
             raise ValueError(f'a mask of {mask.dtype} would be added to the scores: pass a bool mask, True where a query may look')
-        q, k, v = self.heads(x)                                        # (B, H, T, hs)
-        if turn is not None: q, k = rotate(q, turn), rotate(k, turn)
+        q, k, v = self.project_qkv(x)                                        # (B, H, T, hs)
+        if turn is not None: q, k = apply_rotary_emb(q, turn), apply_rotary_emb(k, turn)
         if cache is not None: k, v = cache.append(k, v)                # (B, H, S, hs)
         T, S = q.shape[2], k.shape[2]
         if mask is None and 1 < T < S: mask = causal_mask(T, S, x.device)   # one new position may see all: no mask
@@ -117,8 +117,8 @@ class MultiHeadAttention(nn.Module):
                           turn:tuple=None, # as in `forward`
                          ) -> Tensor: # (B, H, T, T)
         "Who looks at whom, computed by hand, since the fused path never holds the weights"
-        q, k, v = self.heads(x)
-        if turn is not None: q, k = rotate(q, turn), rotate(k, turn)
+        q, k, v = self.project_qkv(x)
+        if turn is not None: q, k = apply_rotary_emb(q, turn), apply_rotary_emb(k, turn)
         return scaled_dot_product(q, k, v, causal_mask(x.shape[1], device=x.device) if mask is None else mask)[1]
 
 # %% ../nbs/02_attention.ipynb #3d524040
@@ -162,7 +162,7 @@ class KVCache:
         return sum(t.untyped_storage().nbytes() for t in (self.k, self.v))
 
     @staticmethod
-    def predict_bytes(batch:int, # rows B
+    def estimate_bytes(batch:int, # rows B
                       n_heads:int, # H
                       max_len:int, # positions
                       head_dim:int, # hs
@@ -185,7 +185,7 @@ def padding_mask(pad:Tensor, # (B,) int: how many positions at the left of each 
     return real & causal_mask(T, S, pad.device) | (keys == keys[S-T:, None])
 
 # %% ../nbs/02_attention.ipynb #e9b1195f
-def rotary_turn(positions:Tensor, # (T,) or (B, T) int64
+def rope_cos_sin(positions:Tensor, # (T,) or (B, T) int64
                 head_dim:int, # hs, even: numbers are turned in pairs
                 base:float=10000., # the larger, the slower the slowest pair turns: 2π·base^(1-2/hs) steps a circle
                ) -> tuple[Tensor, Tensor]: # cosines and sines, (T, hs/2), or (B, 1, T, hs/2) for rows of their own
@@ -197,8 +197,8 @@ def rotary_turn(positions:Tensor, # (T,) or (B, T) int64
     return angle.cos(), angle.sin()
 
 # %% ../nbs/02_attention.ipynb #350a8559
-def rotate(x:Tensor, # queries or keys (B, H, T, hs)
-           turn:tuple, # from `rotary_turn`
+def apply_rotary_emb(x:Tensor, # queries or keys (B, H, T, hs)
+           turn:tuple, # from `rope_cos_sin`
           ) -> Tensor: # the same, turned (B, H, T, hs)
     "Turn each pair (x[i], x[i + hs/2]) by its angle"
     (cos, sin), (a, b) = turn, x.chunk(2, dim=-1)                                        # (..., T, hs/2) each

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MODEL_CONFIG', 'PRESETS', 'FieldMapping', 'ModelConfig', 'plain_field', 'config_problems', 'as_config', 'LayerNorm',
-           'gelu', 'MLP', 'Block', 'init_weights', 'SmallLanguageModel', 'next_positions', 'init_copying']
+           'gelu', 'MLP', 'Block', 'init_weights', 'SmallLanguageModel', 'next_positions', 'apply_mimetic_init']
 
 # %% ../nbs/03_model.ipynb #92c77c85
 import math
@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 from .engine.files import as_number, is_real, is_whole
 from .tokenizer import Tokenizer
-from .attention import KVCache, MultiHeadAttention, rotary_turn
+from .attention import KVCache, MultiHeadAttention, rope_cos_sin
 
 # %% ../nbs/03_model.ipynb #d9dad978
 class FieldMapping(Mapping):
@@ -60,7 +60,7 @@ class ModelConfig(FieldMapping):
     bias:bool = True        # biases in linear layers and norms, as in GPT-2?
     tie_weights:bool = True # one matrix for reading tokens in and writing them out?
     positions:str = 'learned' # a row for each position, as in GPT-2; or 'rotary': queries and keys are turned
-    copy_init:float = 0.    # above 0: attention starts as a copy of what it looks at, times this
+    mimetic_init:float = 0.    # above 0: attention starts as a copy of what it looks at, times this
 
     def __post_init__(self):
         for f in fields(self):
@@ -83,7 +83,7 @@ def plain_field(name:str, # a field of `ModelConfig`
                ): # Python's own number or str for one of numpy's, torch's or an enum's
     "A field that can be saved"
     value = as_number(value)
-    if name in ('dropout', 'copy_init'): return float(value) if is_real(value) else value
+    if name in ('dropout', 'mimetic_init'): return float(value) if is_real(value) else value
     if is_whole(value): return int(value)
     return str(value) if isinstance(value, str) else value
 
@@ -102,8 +102,8 @@ def config_problems(cfg:ModelConfig, # the config to look at
         found['heads'] = f'd_model={C}: must be a multiple of n_heads={H}; use d_model={more} or n_heads={fewer}'
     if not (is_real(cfg.dropout) and 0 <= cfg.dropout < 1):
         found['dropout'] = f'dropout={cfg.dropout!r}: must be a fraction, 0 <= dropout < 1; 0.0 and 0.1 are usual'
-    if not (is_real(cfg.copy_init) and 0 <= cfg.copy_init <= 1):
-        found['copy_init'] = f'copy_init={cfg.copy_init!r}: must be a number, 0 <= copy_init <= 1; GPT-2 has 0'
+    if not (is_real(cfg.mimetic_init) and 0 <= cfg.mimetic_init <= 1):
+        found['mimetic_init'] = f'mimetic_init={cfg.mimetic_init!r}: must be a number, 0 <= mimetic_init <= 1; GPT-2 has 0'
     for k in ('bias', 'tie_weights'):
         v = getattr(cfg, k)
         if type(v) is not bool: found[k] = f'{k}={v!r}: must be True or False; GPT-2 has {k}=True'
@@ -219,22 +219,22 @@ class SmallLanguageModel(nn.Module):
         self.lm_head = nn.Linear(C, V, bias=False, device='meta' if tied else None)
         if tied: self.lm_head.weight = self.token_embedding.weight
         init_weights(self, cfg.n_layers)
-        if cfg.copy_init: init_copying(self, cfg.copy_init)
+        if cfg.mimetic_init: apply_mimetic_init(self, cfg.mimetic_init)
 
-    def features(self, ids, # (B, T) int64, tokens
-                 caches=None, # from `new_caches`: the T tokens come after those already seen
+    def hidden_states(self, ids, # (B, T) int64, tokens
+                 caches=None, # from `make_kv_caches`: the T tokens come after those already seen
                  positions=None, # (T,) or (B, T) int64; None: 0, 1, 2 … after the cached ones
                  mask=None, # bool, broadcastable to (B, H, T, S), True = may look; None = causal
                 ): # (B, T, C) one vector for each token, ready for `lm_head`
         "The model without its last matrix"
         if positions is None: positions = next_positions(ids, caches, self.config.max_seq_len)
-        turn = rotary_turn(positions, self.config.head_dim) if self.config.positions == 'rotary' else None
+        turn = rope_cos_sin(positions, self.config.head_dim) if self.config.positions == 'rotary' else None
         x = self.drop(self.embed(ids, positions))
         for i, block in enumerate(self.blocks): x = block(x, caches[i] if caches else None, mask, turn)
         return self.final_norm(x)
 
     def forward(self, ids, caches=None, positions=None, mask=None): # (B, T, V) logits, the scores of each next token
-        return self.lm_head(self.features(ids, caches, positions, mask))
+        return self.lm_head(self.hidden_states(ids, caches, positions, mask))
 
 # %% ../nbs/03_model.ipynb #5e8cfa47
 def next_positions(ids, # (B, T) tokens
@@ -297,7 +297,7 @@ def device(self:SmallLanguageModel): # torch.device
 
 # %% ../nbs/03_model.ipynb #c91e73be
 @patch
-def new_caches(self:SmallLanguageModel, batch:int, # B: sequences at once
+def make_kv_caches(self:SmallLanguageModel, batch:int, # B: sequences at once
                max_len:int=None, # positions to make room for; None: `max_seq_len`
               ) -> list: # one empty `KVCache` for each block
     "Room for the keys and values of the tokens already seen"
@@ -316,7 +316,7 @@ def preset(cls:SmallLanguageModel, name:str, # a key of `PRESETS`: 'tiny', 'smal
     return cls(replace(PRESETS[name], **changes), tokenizer)
 
 # %% ../nbs/03_model.ipynb #532f70af
-def init_copying(model:nn.Module, # changed in place
+def apply_mimetic_init(model:nn.Module, # changed in place
                  strength:float, # of the projection; the values begin as the identity
                 ) -> None:
     "Values and projections start as multiples of the identity (after Trockman and Kolter, 2023, https://arxiv.org/abs/2305.09828)"

@@ -1,7 +1,7 @@
 "Attention beside PyTorch's own: odd sizes, caches, padding, and what surrounds a call."
 import numpy as np, pytest, torch
 from torch.nn import functional as F
-from slm_scratch.attention import (KVCache, MultiHeadAttention, causal_mask, padding_mask, rotary_turn, rotate,
+from slm_scratch.attention import (KVCache, MultiHeadAttention, causal_mask, padding_mask, rope_cos_sin, apply_rotary_emb,
                                    scaled_dot_product, softmax)
 
 ODD = [(1, 1, 1, 1), (2, 3, 5, 7), (3, 1, 11, 2), (1, 5, 2, 13)] # B, H, T, hs
@@ -24,7 +24,7 @@ def test_module_is_that_of_torch(B, H, T, hs, turned):
     torch.manual_seed(0)
     C = H*hs
     m, x = MultiHeadAttention(C, H), torch.randn(B, T, C)
-    turn = rotary_turn(torch.arange(T), hs) if turned else None
+    turn = rope_cos_sin(torch.arange(T), hs) if turned else None
     q, k, v = m.qkv(x).view(B, T, 3, H, hs).permute(2, 0, 3, 1, 4)
     if turned: # turn by complex numbers
         angle = torch.arange(T)[:, None]*10000.**(-torch.arange(0, hs, 2)/hs)
@@ -87,9 +87,9 @@ def test_padded_rows_are_what_each_is_alone():
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
 def test_rotary_angles_ignore_the_default_type(dtype):
-    usual = rotary_turn(torch.arange(50), 6)
+    usual = rope_cos_sin(torch.arange(50), 6)
     torch.set_default_dtype(dtype)
-    try: other = rotary_turn(torch.arange(50), 6)
+    try: other = rope_cos_sin(torch.arange(50), 6)
     finally: torch.set_default_dtype(torch.float32)
     for a, b in zip(usual, other): torch.testing.assert_close(a, b, rtol=0, atol=0)
     angle = np.arange(50)[:, None]*10000.**(-np.arange(0, 6, 2)/6)
@@ -97,7 +97,7 @@ def test_rotary_angles_ignore_the_default_type(dtype):
 
 def test_rotated_scores_depend_on_the_distance_alone():
     q, k, _ = qkv(1, 2, 1, 6)
-    score = lambda i, j: (rotate(q, rotary_turn(torch.tensor([i]), 6))*rotate(k, rotary_turn(torch.tensor([j]), 6))).sum(-1)
+    score = lambda i, j: (apply_rotary_emb(q, rope_cos_sin(torch.tensor([i]), 6))*apply_rotary_emb(k, rope_cos_sin(torch.tensor([j]), 6))).sum(-1)
     torch.testing.assert_close(score(3, 1), score(40, 38), rtol=1e-4, atol=1e-4)
     assert not torch.allclose(score(3, 1), score(3, 2))
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from slm_scratch.engine.tales import tales
-from slm_scratch.data import TokenSet
+from slm_scratch.data import TokenDataset
 from slm_scratch.engine import corpus
 from slm_scratch.engine.corpus import (CORPORA, corpus_file, data_name, guess_encoding, prepare,
                                        read_texts, stored_tokenizer, text_fingerprint,

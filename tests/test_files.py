@@ -187,7 +187,7 @@ def test_own_checkpoint_is_taken_everywhere(run, own, name):
         m = read(run/name)
         assert same(m, small(own)) and m.tokenizer == own
     if name:
-        m = small(own, copy_init=.1)
+        m = small(own, mimetic_init=.1)
         m.load_state_dict(torch.load(run/name))
         assert same(m, small(own))
 

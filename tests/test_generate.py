@@ -12,8 +12,8 @@ from slm_scratch.engine import changes, int8
 from slm_scratch.attention import MultiHeadAttention
 from slm_scratch.engine.changes import changed_parts
 from slm_scratch.generate import choose_decoder, Decoder, Sampler
-from slm_scratch.engine.fast import FastDecoder, quick_head, QuickHead
-from slm_scratch.engine.evaluate import Copies
+from slm_scratch.engine.fast import FastDecoder, topk_head, TopKHead
+from slm_scratch.engine.evaluate import MemorizationIndex
 from slm_scratch.model import MLP, Block
 
 LETTERS = Tokenizer.train('The little fox lost her lantern. She looked under the old oak. '*4, 297)
@@ -101,18 +101,18 @@ def test_quick_head_finds_the_best_exactly():
     head = nn.Linear(17, 400, bias=False)
     for k in (1, 9, 400):
         h = torch.randn(17, generator=g)
-        z, ids = QuickHead(head)(h, k)
+        z, ids = TopKHead(head)(h, k)
         scores = (head.weight @ h).detach()
         torch.testing.assert_close(z, scores.topk(k).values)
         assert ids.tolist() == scores.topk(k).indices.tolist()
 
 def test_quick_head_is_made_again_after_any_change():
     m = model()
-    W, heads = m.lm_head.weight, [quick_head(m)]
-    assert quick_head(m) is heads[0]
+    W, heads = m.lm_head.weight, [topk_head(m)]
+    assert topk_head(m) is heads[0]
     for change in (lambda: W.mul_(-1), lambda: W.copy_(W.flip(0)), lambda: W.copy_(W.flip(1)), lambda: W[3, 5].add_(1e-3)):
         with torch.no_grad(): change()
-        heads.append(quick_head(m))
+        heads.append(topk_head(m))
     assert len(set(map(id, heads))) == 5
 
 # ---- models that their owner changed ----
@@ -134,12 +134,12 @@ def shifted(self, x, cache=None, mask=None, turn=None):
     return x + self.attn(self.norm1(x), cache, mask, turn)
 def sees_four(self, x, cache=None, mask=None, turn=None):
     "Local attention that knows nothing of caches"
-    q, k, v = self.heads(x)
+    q, k, v = self.project_qkv(x)
     T = x.shape[1]
     near = torch.ones(T, T, dtype=torch.bool).tril().triu(-3)
     return self.proj(F.scaled_dot_product_attention(q, k, v, near).transpose(1, 2).reshape(x.shape))
 def soft_capped(self, ids, caches=None, positions=None, mask=None):
-    return 5*torch.tanh(self.lm_head(self.features(ids, caches, positions, mask))/5)
+    return 5*torch.tanh(self.lm_head(self.hidden_states(ids, caches, positions, mask))/5)
 def scaled_heads(self, x):
     B, T, _ = x.shape
     q, k, v = self.qkv(x).view(B, T, 3, self.n_heads, self.head_dim).transpose(1, 3).unbind(2)
@@ -150,11 +150,11 @@ def exact_gelu(x, approximate='none'): return F.elu(x)
 FUNCTIONS = {'MLP.forward': (MLP, 'forward', relu_squared), 'Block.forward, parallel': (Block, 'forward', parallel),
              'Block.forward, no attention': (Block, 'forward', no_attention), 'Block.forward, shifted': (Block, 'forward', shifted),
              'attention.forward, local': (MultiHeadAttention, 'forward', sees_four),
-             'attention.heads': (MultiHeadAttention, 'heads', scaled_heads),
+             'attention.heads': (MultiHeadAttention, 'project_qkv', scaled_heads),
              'model.forward': (SmallLanguageModel, 'forward', soft_capped), 'model.embed': (SmallLanguageModel, 'embed', scaled_embed),
              'nn.Linear.forward': (nn.Linear, 'forward', lambda self, x: F.linear(x, self.weight, self.bias).round(decimals=1)),
              'nn.LayerNorm.forward': (nn.LayerNorm, 'forward', lambda self, x: x*self.weight),
-             'a global, rotate': (attention, 'rotate', lambda x, turn: x.roll(1, -1)),
+             'a global, rotate': (attention, 'apply_rotary_emb', lambda x, turn: x.roll(1, -1)),
              'a global, gelu': (F, 'gelu', exact_gelu)}
 
 @pytest.mark.parametrize('what', FUNCTIONS)
@@ -181,7 +181,7 @@ class NoCaches(SmallLanguageModel):
     def forward(self, ids): return super().forward(ids).flip(-1)
 
 class Scaled(SmallLanguageModel):
-    def features(self, ids, caches=None, positions=None, mask=None): return 2*super().features(ids, caches, positions, mask)
+    def hidden_states(self, ids, caches=None, positions=None, mask=None): return 2*super().hidden_states(ids, caches, positions, mask)
 
 class FewerHeads(nn.Module):
     "Multi-query attention: three query heads, one key head"
@@ -251,7 +251,7 @@ def test_patched_parts(change):
     m = model(positions='learned' if change is other_heads else 'rotary')
     change(m)
     if change is one_more_block: # as many caches as blocks: nothing else to do
-        assert len(m.new_caches(1)) == 3
+        assert len(m.make_kv_caches(1)) == 3
     rough = change in (half_block, half_attention)
     if rough: # a batch may round otherwise: compare the log-probabilities alone
         one, two = (m.generate(p, max_new_tokens=9, seed=1, log_probs=True) for p in PROMPTS[:2])
@@ -492,7 +492,7 @@ def test_stop_in_any_collection():
 # ---- copies ----
 
 def test_copies_find_the_longest_shared_run():
-    c = Copies(['one two three four', 'three four five six seven'])
+    c = MemorizationIndex(['one two three four', 'three four five six seven'])
     found = c.longest('zero three four five eight')
     assert (found.words, found.run, found.document, found.at) == (3, 'three four five', 1, 0)
     assert c.share('three four x y', np.int64(2)) == .5

@@ -60,7 +60,7 @@ def test_model_from_dict(own):
 
 class Size(IntEnum): heads = 3
 odd_numbers = dict(vocab_size=np.int64(V), d_model=np.uint8(24), n_heads=Size.heads, n_layers=torch.tensor(2), max_seq_len=np.array(32), d_ff=np.int32(40),
-                   dropout=np.float32(.25), bias=np.bool_(True), tie_weights=np.True_, positions=np.str_('learned'), copy_init=Fraction(1, 2))
+                   dropout=np.float32(.25), bias=np.bool_(True), tie_weights=np.True_, positions=np.str_('learned'), mimetic_init=Fraction(1, 2))
 
 def test_numbers_of_numpy_and_torch(own, tmp_path):
     "Each becomes Python's own, so that a file with it can be loaded"
@@ -128,7 +128,7 @@ class Exact(nn.Module):
     def __init__(self, mlp): super().__init__(); self.fc, self.proj = mlp.fc, mlp.proj
     def forward(self, x): return self.proj(F.gelu(self.fc(x)))
 class Cosine(SmallLanguageModel):
-    def forward(self, ids, *args, **kw): return self.lm_head(F.normalize(self.features(ids), dim=-1))
+    def forward(self, ids, *args, **kw): return self.lm_head(F.normalize(self.hidden_states(ids), dim=-1))
 
 def changed(m, path, part):
     owner, _, name = path.rpartition('.')

@@ -3,7 +3,7 @@ import copy, json, random, warnings
 import numpy as np
 import pytest
 from slm_scratch.engine.formats import GPT2_CUTS, from_hf_tokenizer, to_hf_tokenizer
-from slm_scratch.tokenizer import EOT, LETTERS, Tokenizer, count_words, train_bpe, train_bpe_naive
+from slm_scratch.tokenizer import EOT, BYTE_TO_UNICODE, Tokenizer, count_words, train_bpe, train_bpe_naive
 
 story = 'The little fox lost her lantern. She looked under the old oak, and behind the mill. “Lantern!” she cried.\n\n  Why? 1984 caf\u00e9s '
 texts = [story, '', ' ', 'ONCE once', 'e\u0301 \ufb01ne', "don't\r\n\tstop  it", '\U0001f98a\u200d', 'fox<|endoftext', 'a b' * 9]
@@ -23,12 +23,12 @@ def test_training_equals_naive_loop(letters):
 
 def test_training_without_spaces_is_linear():
     "Places that are visited, not seconds: each merge shortens the text by one"
-    from slm_scratch.tokenizer import PairTable
-    class Counting(PairTable):
+    from slm_scratch.tokenizer import PairCounts
+    class Counting(PairCounts):
         visits = 0
         def swap(self, *args):
             Counting.visits += 1
-            return PairTable.swap(self, *args)
+            return PairCounts.swap(self, *args)
     word = ''.join(random.Random(0).choices('ACGT', k=20_000)).encode()
     table = Counting({word: 1})
     for new in range(256, 400): table.merge(table.best(), new)
@@ -182,7 +182,7 @@ def test_no_end_of_text(own):
     (lambda m: m['merges'].reverse(), 'do not rise'),
     (lambda m: m['merges'].append(['z', 'q']), 'no token'),
     (lambda m: m['merges'].__setitem__(0, 'x'), 'not a merge'),
-    (lambda m: m['vocab'].pop(LETTERS[7]), 'no token'),
+    (lambda m: m['vocab'].pop(BYTE_TO_UNICODE[7]), 'no token'),
 ])
 def test_damaged_merges(own, damage, says):
     hf = changed(own)

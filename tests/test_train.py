@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import nn
 from slm_scratch.engine.tales import tales
-from slm_scratch.data import TokenSet
+from slm_scratch.data import TokenDataset
 from slm_scratch.engine import run as run_room
 from slm_scratch.engine.corpus import prepare
 from slm_scratch.engine.files import TMP, safe_load
 from slm_scratch.model import ModelConfig, SmallLanguageModel
 from slm_scratch.tokenizer import Tokenizer
-from slm_scratch.engine.loss import forgetful, language_model_loss
+from slm_scratch.engine.loss import activation_checkpointing, language_model_loss
 from slm_scratch.engine.evaluate import evaluate
 from slm_scratch.train import bare_model, check_arguments, LanguageModelTrainer, windows_from
 
@@ -404,7 +404,7 @@ def test_patched_block_keeps_its_forward(model, tok):
     own = net.blocks[0].forward
     net.blocks[0].forward = patched = lambda *args, **kw: 2*own(*args, **kw)
     want = net(ids)
-    with forgetful(net): torch.testing.assert_close(net(ids), want)
+    with activation_checkpointing(net): torch.testing.assert_close(net(ids), want)
     assert net.blocks[0].forward is patched and 'forward' not in vars(net.blocks[1])
 
 # ---- surroundings ----
@@ -497,7 +497,7 @@ def test_checkpoint_of_another_format(train, tmp_path):
     with pytest.raises(ValueError, match='another version'): train()
 
 def test_token_sets_by_threes(train, pair):
-    assert isinstance(pair[0], TokenSet)
+    assert isinstance(pair[0], TokenDataset)
     with pytest.raises(ValueError, match='a pair'): train(data=(*pair, pair[1]))
 
 def test_history_of_a_run_is_known(train, tmp_path):

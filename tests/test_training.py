@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest, torch
 from conftest import root, run
 from slm_scratch.engine.tales import tales
-from slm_scratch.data import TokenSet
+from slm_scratch.data import TokenDataset
 from slm_scratch.engine.corpus import prepare
 from slm_scratch.engine.files import safe_load
 from slm_scratch.model import ModelConfig, SmallLanguageModel
@@ -260,7 +260,7 @@ def test_bad_data(side, how, halfway, desk, tmp_path):
     out = copy_of(halfway, tmp_path)
     globals()[how](out/'data'/f'{side}.tokens')
     path, tok = out/'data'/f'{side}.tokens', Tokenizer.load(desk/'tok.json')
-    def refuse(): TokenSet.load(path) if how == 'empty' else prepare(out/'data', tok)
+    def refuse(): TokenDataset.load(path) if how == 'empty' else prepare(out/'data', tok)
     with pytest.raises(ValueError, match=rf'{side}\.tokens is (truncated|damaged|not a token file)'): refuse()
     small_run(desk, out, **KINDS['muon'])
     same_end(desk/'muon', out)
@@ -389,7 +389,7 @@ def spread(job):
     life('adamw', checkpoint_activations=True)
     life('fp16', precision='fp16')
     with mock.patch.object(train, 'atomic_save', full): life('full disk')
-    with mock.patch.object(train, 'device_facts', facts): life('hasty', Hasty, precision='auto', checkpoint_every=None, max_steps=3)
+    with mock.patch.object(train, 'device_info', facts): life('hasty', Hasty, precision='auto', checkpoint_every=None, max_steps=3)
     life('wild', learning_rate=1e18, warmup_steps=0, grad_clip=None)
     train_cli(str(desk/'story.txt'), out_dir=str(out/'from one'), grad_accum=2, shard=True, **OPTIONS)
 

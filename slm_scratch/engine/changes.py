@@ -18,7 +18,7 @@ from .int8 import Int8Embedding, Int8Linear
 # %% ../../nbs/engine/changes.ipynb #c58b2d90
 # the functions that the fast lane writes out, or goes around
 FORMULAS = ('__init__', '__call__', '_call_impl', '_wrapped_call_impl', '__getattr__',
-            'forward', 'features', 'embed', 'heads', 'new_caches', 'device')
+            'forward', 'hidden_states', 'embed', 'project_qkv', 'make_kv_caches', 'device')
 OWN_PARTS = (SmallLanguageModel, Block, MultiHeadAttention, MLP, nn.ModuleList, nn.Linear, nn.Embedding,
              nn.LayerNorm, nn.Dropout, Int8Linear, Int8Embedding)
 
@@ -58,7 +58,7 @@ def _facts(m):
 @functools.cache
 def _own_parts(config, int8):
     "The facts of each part of a fresh model"
-    with torch.device('meta'): model = SmallLanguageModel(replace(config, copy_init=0.))
+    with torch.device('meta'): model = SmallLanguageModel(replace(config, mimetic_init=0.))
     if int8: model = model.quantize()
     return {name: _facts(m) for name, m in model.named_modules(remove_duplicate=False)}
 

@@ -24,7 +24,7 @@ from .corpus import CORPORA, prepare, read_texts, resolve, TokenFiles
 from .corpus import vocabulary_texts
 from ..model import PRESETS, ModelConfig, SmallLanguageModel
 from .device import choose_device
-from .evaluate import Copies, evaluate
+from .evaluate import MemorizationIndex, evaluate
 from ..train import check_arguments, LanguageModelTrainer
 
 # %% ../../nbs/engine/cli.ipynb #c1d00003
@@ -389,7 +389,7 @@ def _check_vocab(vocab):
         raise OptionError('vocab', vocab, "must be 'gpt2' or a number of tokens, at least 257")
 
 # %% ../../nbs/engine/cli.ipynb #3181313f
-_SIZES = dict(d_model=128, n_heads=4, n_layers=3, max_seq_len=256, positions='rotary', copy_init=.5)
+_SIZES = dict(d_model=128, n_heads=4, n_layers=3, max_seq_len=256, positions='rotary', mimetic_init=.5)
 
 def _config(o):
     "The model's shape: a preset's or a small one's, changed by the options that were given"
@@ -461,7 +461,7 @@ def train_cli(
     n_layers:int=None, # blocks [3]
     max_seq_len:int=None, # longest window in tokens [256]
     positions:str=None, # learned, as in GPT-2, or rotary [rotary]
-    copy_init:float=None, # above 0: attention starts as a copy of its inputs, times this [0.5]
+    mimetic_init:float=None, # above 0: attention starts as a copy of its inputs, times this [0.5]
     dropout:float=0., # share of values dropped while training
     batch_size:int=4, # windows in a batch
     block_size:int=None, # tokens in a window [at most 256]
@@ -574,11 +574,11 @@ def _copied(data, tokenizer):
         [tokenizer.decode(s.document(i).tolist()) for i in range(s.n_documents)]
         for s in prepare(data, tokenizer)
     )
-    copies = Copies(train)
+    copies = MemorizationIndex(train)
     def line(text):
         best, n = copies.longest(text), len(text.split())
         if not best.words: return '[copied: not a single word]'
-        others = copies.yardstick(valid, n)
+        others = copies.copy_baseline(valid, n)
         ruler = (
             f'held-out text of {n} words has {others[len(others) // 2]}, '
             f'at most {others[-1]} ({len(others)} piece(s))'

@@ -29,8 +29,8 @@ from .files import fingerprint_of, is_real, is_running, is_whole, leftovers
 from .files import temporary_name
 from ..tokenizer import EOT, Tokenizer
 from .tales import _tale, tales
-from ..data import FORMAT, RAM_LIMIT, _pour, _read_header, encode_documents
-from ..data import is_token_file, TokenSet, verify_tokens
+from ..data import FORMAT, MMAP_THRESHOLD, _write_split, _read_header, encode_documents
+from ..data import is_token_file, TokenDataset, verify_tokens
 
 # %% ../../nbs/engine/corpus.ipynb #92ff554c
 UNPACK = 'unpack it, and name the text that was in it'
@@ -483,7 +483,7 @@ def check_document(
     elif missing: fix = 'a missing value? Leave it out: [t for t in texts if isinstance(t, str)]'
     elif isinstance(value, (list, tuple, np.ndarray)):
         fix = 'a document is one text: join its pieces, or put all documents into one list'
-    elif isinstance(value, TokenSet): fix = 'give a pair (train, valid) of them, or texts'
+    elif isinstance(value, TokenDataset): fix = 'give a pair (train, valid) of them, or texts'
     else: fix = 'give a list of texts'
     shown = repr(value)
     raise TypeError(f'{what}: entry {number} is {kind} ({shown[:40]}{"…"*(len(shown) > 40)}), '
@@ -737,17 +737,17 @@ class TextFiles(Source):
 @dataclass
 class TokenFiles(Source):
     "Documents that are tokens already: one set, or the pair for training and validation"
-    sets: list = None # paths of token files, or `TokenSet`s
+    sets: list = None # paths of token files, or `TokenDataset`s
     @property
     def folder(self): # Path
         "Where the files are; None for sets in memory"
-        return None if isinstance(self.sets[0], TokenSet) else Path(self.sets[0]).parent
+        return None if isinstance(self.sets[0], TokenDataset) else Path(self.sets[0]).parent
     def open(self,
         tokenizer=None, # whose tokens they must be
-        ram_limit:int=RAM_LIMIT, # bytes of tokens: a larger file is mapped, not read
-    ) -> tuple: # one or two `TokenSet`s
-        "The `TokenSet`s; raises `ValueError` if their vocabulary is not `tokenizer`'s"
-        sets = [s if isinstance(s, TokenSet) else TokenSet.load(s, None, ram_limit)
+        ram_limit:int=MMAP_THRESHOLD, # bytes of tokens: a larger file is mapped, not read
+    ) -> tuple: # one or two `TokenDataset`s
+        "The `TokenDataset`s; raises `ValueError` if their vocabulary is not `tokenizer`'s"
+        sets = [s if isinstance(s, TokenDataset) else TokenDataset.load(s, None, ram_limit)
                 for s in self.sets]
         for s, name in zip(sets, self.sets):
             if tokenizer is None: continue
@@ -761,7 +761,7 @@ class TokenFiles(Source):
         return fingerprint_of([s.fingerprint for s in self.open()]), {}
 
     def vocabulary(self,
-        data:TokenSet, # one of the sets
+        data:TokenDataset, # one of the sets
         tokenizer=None, # tried first
     ): # a `Tokenizer`
         "The tokenizer that the set was written with; raises `ValueError` if it is not here"
@@ -794,10 +794,10 @@ def _resolve_path(path):
 
 def _resolve_list(value):
     "The source that a list of texts, files or token sets is"
-    if isinstance(value, TokenSet): return TokenFiles('data', sets=[value])
+    if isinstance(value, TokenDataset): return TokenFiles('data', sets=[value])
     entries = as_list(value)
     if not entries: raise ValueError('data_path is empty: a list without texts; give at least one')
-    if all(isinstance(e, TokenSet) for e in entries):
+    if all(isinstance(e, TokenDataset) for e in entries):
         if len(entries) > 2:
             raise ValueError(f'data_path holds {len(entries)} TokenSets; give the pair (train, '
                              'valid), or one that is to be split')
@@ -813,7 +813,7 @@ def _resolve_list(value):
     return TextList('data', texts=texts)
 
 def resolve(
-    data_path, # name of a corpus, path, list of texts or of files, `TokenSet`, or a pair of them
+    data_path, # name of a corpus, path, list of texts or of files, `TokenDataset`, or a pair of them
     n_tales:int=10_000, # how many tales to train on
     seed:int=0, # which tales
     valid_fraction:float=.05, # share of tales for validation
@@ -1007,7 +1007,7 @@ def _write_pair(source, tokenizer, folder, fraction, seed, key, progress):
         made = [folder/name for name in TOKEN_FILES] if folder else [io.BytesIO(), io.BytesIO()]
         for file, pick in zip(made, (~valid, valid)):
             with atomic_write(file) if folder else nullcontext(file) as f:
-                _pour(f, spool, rows, bits, pick, tokenizer, key=key)
+                _write_split(f, spool, rows, bits, pick, tokenizer, key=key)
             if folder: _set_back(file)
             else: file.seek(0)
     return made
@@ -1058,9 +1058,9 @@ def prepare(
     valid_fraction:float=.05, # share of the text to hold out
     seed:int=0, # another seed holds out other documents, and tells other tales
     n_tales:int=10_000, # how many tales to train on; more is a superset
-    ram_limit:int=RAM_LIMIT, # bytes of tokens: a larger file is mapped, not read
+    ram_limit:int=MMAP_THRESHOLD, # bytes of tokens: a larger file is mapped, not read
     progress:bool=True, # show a bar when it takes longer than a second?
-) -> tuple: # (train, valid), two `TokenSet`s
+) -> tuple: # (train, valid), two `TokenDataset`s
     "Text to tokens, split by document; reused from `out_dir` while nothing has changed"
     fraction, seed, n_tales = _check_settings(valid_fraction, seed, n_tales)
     folder = None if out_dir is None else as_path(out_dir, 'out_dir')
@@ -1073,4 +1073,4 @@ def prepare(
     else:
         _prepare_folder(source, tokenizer, folder, fraction, seed, progress)
         files = [folder/name for name in TOKEN_FILES]
-    return tuple(TokenSet.load(p, tokenizer, ram_limit) for p in files)
+    return tuple(TokenDataset.load(p, tokenizer, ram_limit) for p in files)

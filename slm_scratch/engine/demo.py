@@ -14,7 +14,7 @@ from ..tokenizer import Tokenizer
 from .tales import check_tale, TaleGrammar, tales
 from .corpus import prepare
 from ..model import ModelConfig, SmallLanguageModel
-from .sizes import predict_parameters
+from .sizes import count_parameters
 from .evaluate import evaluate
 from .run import check_run_folder
 from ..train import LanguageModelTrainer
@@ -23,7 +23,7 @@ from .cli import program
 # %% ../../nbs/engine/demo.ipynb #91ea8094
 DEMO_PROMPT = 'A little girl went to the woods'
 DEMO_CONFIG = dict(
-    d_model=128, n_heads=4, n_layers=2, max_seq_len=512, positions='rotary', copy_init=0.5
+    d_model=128, n_heads=4, n_layers=2, max_seq_len=512, positions='rotary', mimetic_init=0.5
 )
 DEMO_TRAINING = dict(
     batch_size=2,
@@ -92,7 +92,7 @@ def demo(
         f'2. A vocabulary of {model.tokenizer.vocab_size:,} tokens is learned from them; '
         f'{train.n_documents:,} stories become {len(train):,} tokens.',
         '',
-        f'3. A transformer with {predict_parameters(model.config)["total"]:,} '
+        f'3. A transformer with {count_parameters(model.config)["total"]:,} '
         'random weights learns to guess the next token.',
     )
     trainer = LanguageModelTrainer(model)

@@ -51,7 +51,7 @@ class Muon(torch.optim.Optimizer):
 
 # %% ../../nbs/engine/optim.ipynb #35138135
 @patch
-def look_ahead(self:Muon,
+def nesterov_momentum(self:Muon,
     p, # (rows, cols) a matrix with a gradient
     group:dict, # `momentum`, `parts`
 ) -> tuple: # of `parts` gradients
@@ -64,7 +64,7 @@ def look_ahead(self:Muon,
 def step(self:Muon) -> None:
     "One step for all matrices, those of one shape together"
     todo = [(p, g) for g in self.param_groups for p in g['params'] if p.grad is not None]
-    parts = [part for p, g in todo for part in self.look_ahead(p, g)]
+    parts = [part for p, g in todo for part in self.nesterov_momentum(p, g)]
     flat = _orthogonal_parts(parts)
     for p, g in todo: self.move(p, torch.cat([next(flat) for _ in range(g['parts'])]), g)
 

@@ -12,7 +12,7 @@ import json, os, re, tempfile
 from contextlib import suppress
 from pathlib import Path
 import torch
-from .files import file_damage
+from .files import verify_file
 from ..data import is_token_file
 from .corpus import RECORD, TOKEN_FILES
 
@@ -45,7 +45,7 @@ def _bears_marks(path, kind):
 
 def _was_ours(path, state, kind):
     "Is a file that does not hold what it should a damaged one of ours? `state`: what `peek` saw"
-    return (state is None or file_damage(path) is not None) and _bears_marks(path, kind)
+    return (state is None or verify_file(path) is not None) and _bears_marks(path, kind)
 
 def is_checkpoint(path, # a file
                  ) -> bool: # good, or damaged
