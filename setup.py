@@ -24,7 +24,7 @@ setup(
     license=licenses.get(cfg['license'], cfg['license']),
     keywords=cfg['keywords'].split(),
     packages=find_packages(include=[cfg['lib_path'], cfg['lib_path']+'.*']),
-    package_data={cfg['lib_path']: ['*.mplstyle', 'assets/*']},
+    package_data={cfg['lib_path']: ['*.mplstyle', 'py.typed', 'assets/*']},
     classifiers=[
         f"Development Status :: {cfg['status']} - {stages[int(cfg['status'])]}",
         f"Intended Audience :: {cfg['audience']}",
