@@ -9,7 +9,7 @@ odd_texts = ['The little fox lost her lantern.', '', ' ', '  two  spaces ', "\n\
              'naïve Ａ１２３ x²≠½', '\u2028\xa0\xad', 'A'*50, '<|end|>', "we'll 've 'S 3.14 a\n b  \n"]
 prompt = 'The little fox lost her'
 
-def wild(tok, **changes):
+def random_model(tok, **changes):
     "A small model with random weights, large enough to have opinions"
     torch.manual_seed(5)
     m = SmallLanguageModel(ModelConfig(**dict(vocab_size=tok.vocab_size, d_model=48, n_heads=3, n_layers=3, max_seq_len=60, d_ff=100) | changes), tok).eval()
@@ -30,28 +30,28 @@ def check_transformers(m, folder):
     for t in odd_texts: assert tok(t)['input_ids'] == m.tokenizer.encode(t), t
     ids = torch.tensor([[m.tokenizer.eot] + m.tokenizer.encode(prompt)])
     with torch.no_grad(): torch.testing.assert_close(theirs(ids).logits, m(ids))
-    told = theirs.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=30, do_sample=False, pad_token_id=m.tokenizer.eot)
+    produced = theirs.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=30, do_sample=False, pad_token_id=m.tokenizer.eot)
     ours = m.generate(prompt, max_new_tokens=30, temperature=0, log_probs=True)
-    assert told[0, ids.shape[1]:].tolist() == ours.tokens
+    assert produced[0, ids.shape[1]:].tolist() == ours.tokens
     theirs.save_pretrained(folder/'again'); tok.save_pretrained(folder/'again')
     back = SmallLanguageModel.from_pretrained(folder/'again')
     assert back.tokenizer == m.tokenizer
     for (name, a), b in zip(m.named_parameters(), back.parameters(), strict=True): assert torch.equal(a, b), name
 
 @pytest.mark.parametrize('changes', [{}, dict(tie_weights=False, d_ff=None)], ids=str)
-def test_transformers_own_vocabulary(own, tmp_path, changes): check_transformers(wild(own, **changes), tmp_path)
+def test_transformers_own_vocabulary(own, tmp_path, changes): check_transformers(random_model(own, **changes), tmp_path)
 
 def test_transformers_gpt2_vocabulary(tmp_path):
     "All 50,257 tokens, each of them the token of the same text on both sides"
     hf = pytest.importorskip('transformers')
-    m = wild(Tokenizer.gpt2(), d_model=12, n_layers=1)
+    m = random_model(Tokenizer.gpt2(), d_model=12, n_layers=1)
     check_transformers(m, tmp_path)
     tok = hf.AutoTokenizer.from_pretrained(tmp_path)
     for i in [*range(0, 50256, 97), 50255]: assert tok.decode([i]) == m.tokenizer.decode([i]), i
 
 def test_onnx(own, tmp_path):
     pytest.importorskip('onnx'); ort = pytest.importorskip('onnxruntime')
-    for m in (wild(own), wild(own, positions='rotary')):
+    for m in (random_model(own), random_model(own, positions='rotary')):
         m.save_onnx(tmp_path/'m.onnx')
         engine = ort.InferenceSession(tmp_path/'m.onnx')
         for shape in ((1, 1), (2, 7), (3, 60)):
@@ -59,7 +59,7 @@ def test_onnx(own, tmp_path):
             with torch.no_grad(): torch.testing.assert_close(torch.tensor(engine.run(None, dict(ids=x.numpy()))[0]), m(x), rtol=1e-4, atol=1e-3)
 
 def test_int8_file(own, tmp_path):
-    m8 = wild(own, d_model=96).quantize()
+    m8 = random_model(own, d_model=96).quantize()
     m8.save(tmp_path/'m8.pth')
     back = SmallLanguageModel.load(tmp_path/'m8.pth')
     assert back.generate(prompt, seed=1, top_k=20) == m8.generate(prompt, seed=1, top_k=20)
@@ -68,7 +68,7 @@ def test_int8_file(own, tmp_path):
 def test_gguf_names(own, tmp_path):
     "The names are those that the package gguf, and so llama.cpp, has for a GPT-2"
     gguf = pytest.importorskip('gguf')
-    wild(own, tie_weights=False).save_gguf(tmp_path/'m.gguf')
+    random_model(own, tie_weights=False).save_gguf(tmp_path/'m.gguf')
     known = {gguf.TENSOR_NAMES[t].format(bid=i) for t in gguf.MODEL_TENSORS[gguf.MODEL_ARCH.GPT2] for i in range(3)}
     names = {t.name.rpartition('.')[0] for t in gguf.GGUFReader(tmp_path/'m.gguf').tensors}
     assert names == known
@@ -76,11 +76,11 @@ def test_gguf_names(own, tmp_path):
 def test_half_precision(own):
     "Models of 16 bits generate, and so do their int8 copies: each token of a greedy text is the best one, up to rounding, of a forward pass over all before it"
     first = [own.eot] + own.encode(prompt)
-    for m in (wild(own).bfloat16(), wild(own).bfloat16().quantize()):
-        told = m.generate(prompt, max_new_tokens=9, temperature=0, log_probs=True, stop_at_eot=False).tokens
-        assert len(told) == 9
-        with torch.no_grad(): z = m(torch.tensor([first + told]))[0, len(first)-1:-1].float() # (9, V)
-        chosen = z.gather(1, torch.tensor(told)[:, None])[:, 0]
+    for m in (random_model(own).bfloat16(), random_model(own).bfloat16().quantize()):
+        produced = m.generate(prompt, max_new_tokens=9, temperature=0, log_probs=True, stop_at_eot=False).tokens
+        assert len(produced) == 9
+        with torch.no_grad(): z = m(torch.tensor([first + produced]))[0, len(first)-1:-1].float() # (9, V)
+        chosen = z.gather(1, torch.tensor(produced)[:, None])[:, 0]
         best, worst = z.max(-1).values, z.min(-1).values
         assert (chosen >= best - .03*(best - worst)).all(), (best - chosen)/(best - worst)
 
@@ -102,7 +102,7 @@ def test_llama_cpp(own, tmp_path):
     pytest.importorskip('gguf')
     modules = Path(os.environ.get('SLM_NODE_LLAMA') or Path(sys.prefix)/'node')/'node_modules'
     if not (shutil.which('node') and (modules/'node-llama-cpp').exists()): pytest.skip('needs Node.js and llama.cpp from npm: make llama')
-    m = wild(own)
+    m = random_model(own)
     m.save_gguf(tmp_path/'m.gguf')
     (tmp_path/'node_modules').symlink_to(modules.resolve())
     (tmp_path/'check.mjs').write_text(SCRIPT, encoding='utf-8')

@@ -54,41 +54,41 @@ def test_runs(nb, notebook_runs, record_property):
     kept = ['runs'] if nb == 'index' else [] # the demo's run, as the page says
     assert r.left in ([], kept), f'{nb} left {r.left} in the folder it ran in'
 
-def test_a_failure_names_its_cell(poor, tmp_path):
+def test_a_failure_names_its_cell(avx2_env, tmp_path):
     "Whatever its directives say a cell is run, and one that fails is named by its heading and its first line"
     v = nbformat.v4
     cells = [v.new_markdown_cell('# A\n\n> b'), v.new_markdown_cell('## Second part'), v.new_code_cell('#| gpu\n\nx = 1\nassert x == 2, "not two"')]
     nbformat.write(v.new_notebook(cells=cells), tmp_path/'a.ipynb')
-    r = run_notebook(tmp_path/'a.ipynb', tmp_path/'run', poor.python, poor.env)
+    r = run_notebook(tmp_path/'a.ipynb', tmp_path/'run', avx2_env.python, avx2_env.env)
     assert r.error.startswith('a.ipynb stopped in cell 2, under "Second part":\n    x = 1\nAssertionError: not two\n')
     cells[-1].source = '#| slow\n#| eval: false\nopen("left.txt", "w", encoding="utf-8").close()'
     nbformat.write(v.new_notebook(cells=cells), tmp_path/'a.ipynb')
-    r = run_notebook(tmp_path/'a.ipynb', tmp_path/'again', poor.python, poor.env)
+    r = run_notebook(tmp_path/'a.ipynb', tmp_path/'again', avx2_env.python, avx2_env.env)
     assert (r.error, r.left) == ('', ['left.txt'])
     cells[-1].source = 'import time\ntime.sleep(600)'
     nbformat.write(v.new_notebook(cells=cells), tmp_path/'a.ipynb')
-    assert 'timed out' in run_notebook(tmp_path/'a.ipynb', tmp_path/'hangs', poor.python, poor.env, limit=3).error
+    assert 'timed out' in run_notebook(tmp_path/'a.ipynb', tmp_path/'hangs', avx2_env.python, avx2_env.env, limit=3).error
 
 no_network = ['urllib.request.urlopen("https://pypi.org", timeout=5)', 'socket.create_connection(("192.0.2.1", 80), timeout=5)']
 
-def test_the_bare_environment_is_bare(bare, empty):
+def test_the_bare_environment_is_bare(wheel_env, empty):
     "It can fail: no network, nothing of the developer's, and the package is the wheel's"
-    assert str(bare.site) in bare('-c', 'import slm_scratch; print(slm_scratch.__file__)', cwd=empty).stdout
+    assert str(wheel_env.site) in wheel_env('-c', 'import slm_scratch; print(slm_scratch.__file__)', cwd=empty).stdout
     for name in ['transformers', 'tokenizers', 'hypothesis', 'pytest', 'nbdev']:
-        assert 'ModuleNotFoundError' in bare('-c', f'import {name}', ok=False).stderr, name
-    for ask in no_network: assert 'no network in this test' in bare('-c', f'import socket, urllib.request; {ask}', ok=False).stderr
+        assert 'ModuleNotFoundError' in wheel_env('-c', f'import {name}', ok=False).stderr, name
+    for ask in no_network: assert 'no network in this test' in wheel_env('-c', f'import socket, urllib.request; {ask}', ok=False).stderr
 
-def test_the_poor_machine_is_poor(poor, empty):
+def test_the_poor_machine_is_poor(avx2_env, empty):
     "It can fail: the package is the wheel's, the developer's packages are there, no network, one thread, and no vector extension beyond AVX2"
     code = '''
 import importlib.util, torch, slm_scratch
 print(slm_scratch.__file__, torch.get_num_threads(), torch.backends.cpu.get_cpu_capability())
 print([n for n in ('transformers', 'tokenizers', 'hypothesis', 'onnx', 'gguf', 'matplotlib') if not importlib.util.find_spec(n)])'''
-    where, missing = poor('-c', code, cwd=empty).stdout.splitlines()
+    where, missing = avx2_env('-c', code, cwd=empty).stdout.splitlines()
     file, threads, capability = where.rsplit(' ', 2)
-    assert Path(file).is_relative_to(poor.site) and threads == '1' and 'AVX512' not in capability
+    assert Path(file).is_relative_to(avx2_env.site) and threads == '1' and 'AVX512' not in capability
     assert missing == '[]'
-    for ask in no_network: assert 'no network in this test' in poor('-c', f'import socket, urllib.request; {ask}', ok=False).stderr
+    for ask in no_network: assert 'no network in this test' in avx2_env('-c', f'import socket, urllib.request; {ask}', ok=False).stderr
 
 def test_machines_can_be_chosen(tmp_path):
     "`make test-machines ARGS=…` runs what is asked for, and refuses what is not there"

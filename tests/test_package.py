@@ -66,7 +66,7 @@ def test_requirements_are_used():
     unused = optional - guarded
     assert guarded - ours == optional, f'imported but not listed: {guarded - ours - optional}; listed but not imported: {unused}'
 
-def test_import_is_light(bare, empty):
+def test_import_is_light(wheel_env, empty):
     "`import slm_scratch` needs neither a network nor the developer's packages, prints and writes nothing, and leaves random states alone"
     code = '''
 import random, sys, torch, numpy as np
@@ -76,7 +76,7 @@ from slm_scratch import Tokenizer, ModelConfig, MODEL_CONFIG, PRESETS, SmallLang
 import slm_scratch.engine.demo
 assert random.getstate() == states[0] and torch.equal(torch.get_rng_state(), states[1]) and (np.random.get_state()[1] == states[2]).all()
 '''
-    r = bare('-W', 'error::DeprecationWarning:slm_scratch', '-c', code, cwd=empty)
+    r = wheel_env('-W', 'error::DeprecationWarning:slm_scratch', '-c', code, cwd=empty)
     assert (r.stdout, r.stderr) == ('', '') and not list(empty.iterdir())
 
 def test_public_names():
@@ -91,9 +91,9 @@ def test_public_names():
 
 scripts = [s.split('=') for s in shlex.split(cfg['console_scripts'])]
 @pytest.mark.parametrize('name,target', scripts)
-def test_help(name, target, bare, empty):
+def test_help(name, target, wheel_env, empty):
     "Each program answers `--help`, off line, with every option, what it means and its default"
-    out = ' '.join(bare(bare.site/'bin'/name, '--help', cwd=empty).stdout.split())
+    out = ' '.join(wheel_env(wheel_env.site/'bin'/name, '--help', cwd=empty).stdout.split())
     mod, f = target.split(':')
     params = inspect.signature(inspect.unwrap(getattr(importlib.import_module(mod), f))).parameters.values()
     assert params
