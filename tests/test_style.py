@@ -386,7 +386,8 @@ def identifiers(src):
     "The names in Python source, but for methods of others such as `f.tell()`"
     before, found = '', set()
     for t in tokens(src):
-        if t.type == tokenize.NAME and not (before == '.' and t.string == 'tell'): found.add(t.string)
+        if t.type == tokenize.NAME and not (before == '.' and t.string == 'tell'):
+            found.add(t.string)
         before = t.string
     return found
 
