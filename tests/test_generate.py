@@ -14,15 +14,15 @@ from slm_scratch.generate import Copies, Decoder, FastDecoder, QuickHead, Sample
 from slm_scratch.generate import changed_parts, choose_decoder, quick_head
 from slm_scratch.model import MLP, Block
 
-LETTERS = Tokenizer.train('The little fox lost her lantern. She looked under the old oak. '*4, 297)
+TOK = Tokenizer.train('The little fox lost her lantern. She looked under the old oak. '*4, 297)
 PROMPTS = ['The little', '', 'The mill and']
 
 def model(seed=0, **changes):
     "A small model with large random weights: a different answer for each context"
     torch.manual_seed(seed)
-    config = dict(vocab_size=LETTERS.vocab_size, d_model=24, n_heads=3, n_layers=2, max_seq_len=12,
+    config = dict(vocab_size=TOK.vocab_size, d_model=24, n_heads=3, n_layers=2, max_seq_len=12,
                   positions='rotary')
-    m = SmallLanguageModel(ModelConfig(**config | changes), LETTERS).eval()
+    m = SmallLanguageModel(ModelConfig(**config | changes), TOK).eval()
     for p in m.parameters():
         if p.dim() == 2: nn.init.normal_(p, std=.3)
     return m
@@ -30,11 +30,11 @@ def model(seed=0, **changes):
 @torch.no_grad()
 def log_probs_of(m, prompt, tokens):
     "Log-probabilities of `tokens` after `prompt`: one uncached pass of the model for each"
-    ids, W, said = [LETTERS.eot] + LETTERS.encode(prompt), m.config.max_seq_len, []
+    ids, W, said = [TOK.eot] + TOK.encode(prompt), m.config.max_seq_len, []
     first = max(0, len(ids) - W)
     for t in tokens:
         if len(ids) - first > W: first = len(ids) - max(1, W//2)
-        z = m(torch.tensor([ids[first:]]))[0, -1, :LETTERS.vocab_size]
+        z = m(torch.tensor([ids[first:]]))[0, -1, :TOK.vocab_size]
         said.append(z.float().log_softmax(-1)[t].item())
         ids.append(t)
     return said
@@ -83,7 +83,7 @@ def test_sampler_draws_from_the_distribution(name):
 def test_generated_tokens_follow_the_model():
     "The first tokens of many seeds have the frequencies that the model says"
     m, n = model(), 3000
-    z = m(torch.tensor([[LETTERS.eot] + LETTERS.encode('The')]))[0, -1]
+    z = m(torch.tensor([[TOK.eot] + TOK.encode('The')]))[0, -1]
     p = (z/.9).double().softmax(-1).detach()
     texts = m.generate('The', temperature=.9, seed=0, num_samples=n, max_new_tokens=1,
                        log_probs=True)
@@ -228,15 +228,15 @@ class Factorised(nn.Module):
         self.small, self.up = nn.Embedding(V, 5), nn.Linear(5, C)
     def forward(self, ids): return self.up(self.small(ids))
 
-def swap_head(m): m.lm_head = nn.Linear(24, LETTERS.vocab_size)
-def wide_head(m): m.lm_head = nn.Linear(24, LETTERS.vocab_size + 13)
+def swap_head(m): m.lm_head = nn.Linear(24, TOK.vocab_size)
+def wide_head(m): m.lm_head = nn.Linear(24, TOK.vocab_size + 13)
 def rms(m):
     for b in m.blocks: b.norm1, b.norm2 = nn.RMSNorm(24), nn.RMSNorm(24)
     m.final_norm = nn.Identity()
 def eps(m): m.blocks[1].norm2.eps = .3
 def embedding(m):
-    m.token_embedding = Factorised(LETTERS.vocab_size, 24)
-    m.lm_head = nn.Linear(24, LETTERS.vocab_size)
+    m.token_embedding = Factorised(TOK.vocab_size, 24)
+    m.lm_head = nn.Linear(24, TOK.vocab_size)
 def swish(m): m.blocks[0].mlp = nn.Sequential(nn.Linear(24, 30), nn.SiLU(), nn.Linear(30, 24))
 def no_caches(m): m.__class__ = NoCaches
 def scaled_class(m): m.__class__ = Scaled
@@ -407,7 +407,7 @@ def test_modes_and_random_states_are_left_alone():
     assert random.getstate() == states[1] and np.random.get_state()[1].tolist() == states[2]
 
 def test_model_without_numbers_says_so():
-    with torch.device('meta'): m = SmallLanguageModel(model().config, LETTERS)
+    with torch.device('meta'): m = SmallLanguageModel(model().config, TOK)
     for ask in (m.generate, m.stream, m.next_tokens):
         with pytest.raises(ValueError, match="device 'meta'"): ask('The')
 
@@ -470,7 +470,7 @@ def test_bad_numbers_are_named_together():
 
 def test_lengths():
     m = model()
-    n = len(LETTERS.encode('She looked'))
+    n = len(TOK.encode('She looked'))
     kw = dict(stop_at_eot=False, log_probs=True, seed=0)
     count = lambda **k: len(m.generate('She looked', **kw, **k).tokens)
     assert [count(max_length=n + 3), count(max_length=n), count(max_new_tokens=0)] == [3, 0, 0]
