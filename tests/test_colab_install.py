@@ -1,8 +1,8 @@
 "Installing the package on Colab leaves the torch and the numpy of a running kernel as they are."
-import json, subprocess, sys
+import json, subprocess
 from pathlib import Path
 import pytest
-from conftest import cfg, link_distribution, make_env, run
+from conftest import cfg, make_env
 
 needs = (cfg['requirements'] + ' ' + cfg['offline_requirements']).split()
 

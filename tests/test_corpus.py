@@ -1,9 +1,9 @@
-"What counts as text: kinds of input at each form, downloads, restarts, surroundings."
+"What counts as text: kinds of input in each form, downloads, restarts, surroundings."
 import http.server, json, os, subprocess, sys, threading, warnings
 from pathlib import Path
 import numpy as np
 import pytest
-from slm_scratch.data import TokenSet, tales
+from slm_scratch.data import tales
 from slm_scratch.engine import corpus
 from slm_scratch.engine.corpus import (CORPORA, corpus_file, data_name, guess_encoding, prepare,
                                        read_texts, stored_tokenizer, text_fingerprint,
@@ -28,7 +28,7 @@ def with_warnings(f):
         warnings.simplefilter('always')
         return f(), [str(x.message) for x in w]
 
-# ---- files, at three doors ----
+# ---- files: named, in a folder, in a list ----
 
 GOOD = dict(crlf=prose.replace('\n', '\r\n').encode(), bom=prose.encode('utf-8-sig'),
             bom_inside=prose.replace('\n', '\n\ufeff').encode(), no_final_newline=prose.encode(),
@@ -54,7 +54,7 @@ INPUT_FORMS = dict(file=lambda p: p, folder=lambda p: p.parent, names=lambda p: 
 
 @pytest.fixture
 def write_input(folder):
-    "A function: bytes and a form → the data_path"
+    "A function: bytes and the form of the input → the data_path"
     def put(data, form):
         path = folder/'books'/'t.txt'
         path.parent.mkdir()

@@ -1,9 +1,8 @@
 """The site: built from the notebooks alone, complete without a network, and every page walked in a
 browser."""
-import re, shutil, subprocess, sys
+import re, shutil, sys
 from html import unescape
 from html.parser import HTMLParser
-from pathlib import Path
 from urllib.parse import unquote, urljoin, urlparse
 import pytest
 from conftest import cfg, nb_name, nbs, root, run
@@ -15,7 +14,8 @@ class Links(HTMLParser):
                'video': 'src', 'image': 'href'}
     def __init__(self, html):
         super().__init__()
-        self.loads, self.links, self.ids, self.alts = [], [], [], []
+        self.loads, self.links = [], []
+        self.ids, self.alts = [], []
         self.feed(html)
     def handle_starttag(self, tag, attrs):
         a = dict(attrs)

@@ -1,11 +1,11 @@
 "Checkpoint folders of others, our own files where theirs are wanted, and paths."
-import json, os, shutil
+import json
 from pathlib import Path
 import pytest, torch
 from slm_scratch import SmallLanguageModel, Tokenizer
 from slm_scratch.engine.files import TMP
-from slm_scratch.model import read_safetensors, to_hf_tokenizer, write_safetensors
-from test_model import own, same, small, story # noqa: F401 (a fixture)
+from slm_scratch.model import read_safetensors, write_safetensors
+from test_model import own, same, small # noqa: F401 (a fixture)
 
 V = 320
 prompt = 'The little fox'

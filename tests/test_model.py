@@ -1,17 +1,15 @@
 """Configs as people write them, models that their owner changed, and checkpoint folders as people
 have them."""
-import copy, json, warnings
+import copy
 from dataclasses import asdict, replace
 from enum import IntEnum
 from fractions import Fraction
-from pathlib import Path
 import numpy as np
 import pytest, torch
 from torch import nn
 from torch.nn import functional as F
 from slm_scratch import MODEL_CONFIG, ModelConfig, SmallLanguageModel, Tokenizer
-from slm_scratch.model import changed_parts, read_safetensors, write_safetensors
-from slm_scratch.tokenizer import EOT
+from slm_scratch.model import changed_parts
 
 story = ('The little fox lost her lantern. She looked under the old oak, and behind the mill. '
          '“Lantern!” she cried.\n\n Why? ')

@@ -1,10 +1,9 @@
 "The habits that keep the notebooks, modules and tools alike."
 import ast, inspect, io, json, re, tokenize
 from importlib import import_module
-from pathlib import Path
 import pytest
 from conftest import cfg, nb_name, nbs, root
-from project import is_lesson
+from project import is_lesson, read_cells, text
 
 lib = cfg['lib_path']
 modules = sorted(p for p in (root/lib).rglob('*.py') if not p.name.startswith('_'))
@@ -20,11 +19,9 @@ def dotted(p):
     return '.'.join(p.relative_to(root/lib).with_suffix('').parts)
 def relative(p): return p.relative_to(root).as_posix()
 
-def text(s): return ''.join(s) if isinstance(s, list) else s
 def cells(p, kind=None):
     "The cells of a notebook, of one kind or of all"
-    found = json.loads(p.read_text(encoding='utf-8'))['cells']
-    return [c for c in found if kind in (None, c['cell_type'])]
+    return [c for c in read_cells(p) if kind in (None, c['cell_type'])]
 def source(c): return text(c['source'])
 def directives(c):
     "The words after #| of a cell: export, hide …"

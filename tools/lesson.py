@@ -1,6 +1,6 @@
 """The parts of a page of the site: notebooks read into cells, cells turned into HTML, the reference
 from docments."""
-import ast, base64, html, importlib, inspect, json, posixpath, re, sys
+import ast, base64, html, importlib, inspect, posixpath, re, sys
 from pathlib import Path
 from urllib.parse import unquote
 from fastcore.docments import docments
