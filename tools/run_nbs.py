@@ -1,6 +1,6 @@
 "Execute notebooks as a reader's Jupyter does, each in a fresh kernel, and save their outputs."
 import argparse, re, sys, tempfile, time
-import argparse, re, sys, tempfile, time
+from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
