@@ -21,8 +21,6 @@ def first_line(source):
 
 def complaint(nb, i, error, name):
     "The cell that failed: its place, its first line, the error, and the lines that led to it"
-def complaint(nb, i, error, name):
-    "The cell that failed: its place, its first line, the error, and the lines that led to it"
     lines = colours.sub('', getattr(error, 'traceback', '') or '').strip().splitlines()
     rule = '-'*75 # above the traceback itself
     if rule in lines: lines = lines[lines.index(rule)+1:]
