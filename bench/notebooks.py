@@ -1,4 +1,5 @@
-"Seconds of each notebook in a plain kernel, one after another: `python bench/notebooks.py 02_attention`."
+"""Seconds of each notebook in a plain kernel, one after another:
+`python bench/notebooks.py 02_attention`."""
 import argparse, os, platform, statistics, sys, tempfile
 from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent/'tools'))
@@ -16,7 +17,8 @@ def main():
     add, cores = ap.add_argument, min(2, os.cpu_count() or 1)
     add('nbs', nargs='*', help='such as 02_attention or engine/files (default: all)')
     add('--threads', type=int, default=cores, help='threads of PyTorch (default: 2)')
-    add('--native', action='store_true', help='all that this processor can do; default: AVX2 at most')
+    add('--native', action='store_true',
+        help='all that this processor can do; default: AVX2 at most')
     add('--packages', default='dev', choices=['dev', 'offline', 'bare'],
         help="installed beside the wheel (default: dev, the developer's)")
     add('--repeat', type=int, default=1, help='runs of each; the median is shown (default: 1)')

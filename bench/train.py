@@ -1,15 +1,20 @@
-"""One training step, ours beside nanoGPT's model and transformers' GPT-2: the same weights' shape, the same batches, each in a process of its own.
+"""One training step, ours beside nanoGPT's model and transformers' GPT-2: weights of the same
+shapes, the same batches, each in a process of its own.
 
-    python bench/train.py --nanogpt PATH      # a checkout of karpathy/nanoGPT; without it, git fetches one into a temporary folder
-    python bench/train.py --ours fp32 bf16    # how we compute, instead of as `auto` chooses; bf16-compile is with torch.compile
+    python bench/train.py --nanogpt PATH      # a checkout of karpathy/nanoGPT; default: git fetches
+                                              # one into a temporary folder
+    python bench/train.py --ours fp32 bf16    # the precisions of ours, instead of `auto`;
+                                              # bf16-compile is with torch.compile
 
-Tokens a second: the fastest of a few rounds, which are taken in turn, so that a busy minute hurts all alike. Memory: the peak of the process, less what it
-had after its imports. Peers run as they come on a CPU: float32, AdamW as they make it. Nothing of theirs is part of this project."""
+Tokens a second: the fastest of a few rounds, which are taken in turn, so that a busy minute slows
+all alike. Memory: the peak of the process, less what it had after its imports. Peers run as they
+come on a CPU: float32, AdamW as they make it. Nothing of theirs is part of this project."""
 import argparse, importlib.util, json, math, os, resource, subprocess, sys, tempfile, time
 from contextlib import ExitStack
 from pathlib import Path
 
-SIZES = dict(vocab_size=50257, d_model=512, n_heads=8, n_layers=6, max_seq_len=1024) # the default model
+# the default model
+SIZES = dict(vocab_size=50257, d_model=512, n_heads=8, n_layers=6, max_seq_len=1024)
 
 def batches(B, T, seed=0):
     "Random tokens: what they say does not matter for speed"
@@ -30,12 +35,15 @@ def ours(precision, *more):
     from slm_scratch.engine.loss import activation_checkpointing
     from slm_scratch.train import check_arguments
     trainer = LanguageModelTrainer(SmallLanguageModel(ModelConfig(**SIZES)))
-    trainer.args = check_arguments(dict(precision=precision, device='cpu', verbose=False, compile='compile' in more), trainer.model.config)
+    arguments = dict(precision=precision, device='cpu', verbose=False, compile='compile' in more)
+    trainer.args = check_arguments(arguments, trainer.model.config)
     trainer.device, trainer.tokenizer_state = torch.device('cpu'), lambda: None
     trainer.max_steps, trainer.out_dir = 10**6, Path('nowhere')
     trainer.set_up()
     around = ExitStack() # what `loop` puts around all steps
-    for context in (retain_malloc('cpu', 'recompute' not in more), activation_checkpointing(trainer.model, 'recompute' in more)): around.enter_context(context)
+    recompute = 'recompute' in more
+    around.enter_context(kept_memory('cpu', not recompute))
+    around.enter_context(forgetful(trainer.model, recompute))
     def step(x, y, around=around):
         trainer.micro_batch = lambda i: (x, y)
         return trainer.train_step()[0]
@@ -47,7 +55,9 @@ def nanogpt(path):
     sys.path.insert(0, str(path))
     from model import GPT, GPTConfig
     c = SIZES
-    model = GPT(GPTConfig(block_size=c['max_seq_len'], vocab_size=c['vocab_size'], n_layer=c['n_layers'], n_head=c['n_heads'], n_embd=c['d_model'], bias=True))
+    config = GPTConfig(block_size=c['max_seq_len'], vocab_size=c['vocab_size'],
+                       n_layer=c['n_layers'], n_head=c['n_heads'], n_embd=c['d_model'], bias=True)
+    model = GPT(config)
     opt = model.configure_optimizers(.1, 6e-4, (.9, .95), 'cpu')
     return plain_step(model, opt, lambda x, y: model(x, y)[1])
 
@@ -56,11 +66,15 @@ def huggingface():
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
     c = SIZES
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=c['vocab_size'], n_positions=c['max_seq_len'], n_embd=c['d_model'], n_head=c['n_heads'], n_layer=c['n_layers'],
-                                       resid_pdrop=0., embd_pdrop=0., attn_pdrop=0., bos_token_id=None, eos_token_id=None, use_cache=False))
+    config = GPT2Config(vocab_size=c['vocab_size'], n_positions=c['max_seq_len'],
+                        n_embd=c['d_model'], n_head=c['n_heads'], n_layer=c['n_layers'],
+                        resid_pdrop=0., embd_pdrop=0., attn_pdrop=0.,
+                        bos_token_id=None, eos_token_id=None, use_cache=False)
+    model = GPT2LMHeadModel(config)
     model.train()
+    opt = torch.optim.AdamW(model.parameters(), lr=6e-4, betas=(.9, .95), weight_decay=.1)
     # its loss shifts the labels itself, so it gets the inputs and predicts one token fewer
-    return plain_step(model, torch.optim.AdamW(model.parameters(), lr=6e-4, betas=(.9, .95), weight_decay=.1), lambda x, y: model(input_ids=x, labels=x).loss)
+    return plain_step(model, opt, lambda x, y: model(input_ids=x, labels=x).loss)
 
 def plain_step(model, opt, loss_of):
     "Forward, backward, clip, step"
@@ -69,7 +83,8 @@ def plain_step(model, opt, loss_of):
         loss = loss_of(x, y)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
-        opt.step(); opt.zero_grad(set_to_none=True)
+        opt.step()
+        opt.zero_grad(set_to_none=True)
         return loss.item()
     return step
 
@@ -87,7 +102,7 @@ def imports(name):
     if name.startswith('ours'): import slm_scratch.train
 
 def worker(name, path, B, T):
-    "Answer each line on stdin with the seconds of a step, its loss, and the peak of the memory so far"
+    "For each line on stdin: the seconds of a step, its loss, and the peak of the memory so far"
     out, sys.stdout = sys.stdout, sys.stderr
     imports(name)
     peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*1024
@@ -99,19 +114,27 @@ def worker(name, path, B, T):
         x, y = next(data)
         t = time.perf_counter()
         loss = step(x, y)
-        print(json.dumps(dict(seconds=time.perf_counter() - t, loss=float(loss), peak=peak() - before)), file=out, flush=True)
+        seconds = time.perf_counter() - t
+        answer = dict(seconds=seconds, loss=float(loss), peak=peak() - before)
+        print(json.dumps(answer), file=out, flush=True)
 
 class Worker:
     "The other end of a `worker`"
     def __init__(self, name, args, B):
-        cmd = [sys.executable, __file__, '--worker', name, '--nanogpt', str(args.nanogpt), '--batch', str(B), '--block', str(args.block)]
-        self.p = subprocess.Popen(cmd, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=None if args.loud else subprocess.DEVNULL, text=True, encoding='utf-8')
+        cmd = [sys.executable, __file__, '--worker', name, '--nanogpt', str(args.nanogpt),
+               '--batch', str(B), '--block', str(args.block)]
+        errors = None if args.loud else subprocess.DEVNULL
+        self.p = subprocess.Popen(cmd, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                  stderr=errors, text=True, encoding='utf-8')
     def step(self):
-        self.p.stdin.write('\n'); self.p.stdin.flush()
+        self.p.stdin.write('\n')
+        self.p.stdin.flush()
         line = self.p.stdout.readline()
         if not line: raise SystemExit(f'{self.p.args[3]} failed; run again with --loud')
         return json.loads(line)
-    def close(self): self.p.stdin.close(); self.p.wait()
+    def close(self):
+        self.p.stdin.close()
+        self.p.wait()
 
 def race(names, args):
     "name → tokens a second of its fastest step, first loss"
@@ -128,7 +151,8 @@ def peaks(names, args):
     res = {}
     for n in names if args.memory_batch else ():
         w = Worker(n, args, args.memory_batch)
-        w.step(); res[n] = w.step()['peak']
+        w.step()
+        res[n] = w.step()['peak']
         w.close()
     return res
 
@@ -151,20 +175,25 @@ def available_peers(args):
 def table(speed, memory, first, names):
     "Markdown, with ratios to each peer"
     peers = [n for n in ('nanogpt', 'transformers') if n in names]
-    lines = ['| step | tokens a second | ' + ' | '.join(f'x {p}' for p in peers) + ' | peak memory | ' + ' | '.join(f'of {p}' for p in peers) + ' | first loss |',
-             '| --- ' + '| ---: '*(3 + 2*len(peers)) + '|']
+    head = ['step', 'tokens a second', *(f'x {p}' for p in peers), 'peak memory',
+            *(f'of {p}' for p in peers), 'first loss']
+    rows = [head, ['---', *['---:']*(len(head) - 1)]]
     for n in names:
         m = memory.get(n, math.nan)
-        lines.append(f'| {n} | {speed[n]:,.0f} | ' + ' | '.join(f'{speed[n]/speed[p]:.2f}' for p in peers) + f' | {m/1e9:.2f} GB | '
-                     + ' | '.join(f'{m/memory.get(p, math.nan):.0%}' for p in peers) + f' | {first[n]:.3f} |')
-    return '\n'.join(lines)
+        times = [f'{speed[n]/speed[p]:.2f}' for p in peers]
+        parts = [f'{m/memory.get(p, math.nan):.0%}' for p in peers]
+        rows.append([n, f'{speed[n]:,.0f}', *times, f'{m/1e9:.2f} GB', *parts, f'{first[n]:.3f}'])
+    return '\n'.join(f"| {' | '.join(row)} |" for row in rows)
 
 if __name__ == '__main__':
-    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap = argparse.ArgumentParser(description=__doc__,
+                                 formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument('--nanogpt', type=Path, help='a checkout of karpathy/nanoGPT')
     ap.add_argument('--ours', nargs='*', default=['auto'], help='precisions of ours')
-    ap.add_argument('--batch', type=int, default=4); ap.add_argument('--block', type=int, default=256)
-    ap.add_argument('--memory_batch', type=int, default=16, help='windows in a batch where memory is measured; 0: do not')
+    ap.add_argument('--batch', type=int, default=4)
+    ap.add_argument('--block', type=int, default=256)
+    ap.add_argument('--memory_batch', type=int, default=16,
+                    help='windows in a batch for the measurement of memory; 0: none')
     ap.add_argument('--rounds', type=int, default=5)
     ap.add_argument('--json', type=Path, help='write the numbers there too')
     ap.add_argument('--loud', action='store_true', help='show what the workers print')
@@ -178,9 +207,14 @@ if __name__ == '__main__':
         speed, first = race(names, args)
         more = [*names, f'ours-{args.ours[0]}-recompute']
         memory = peaks(more, args)
-    print(f'{args.batch} x {args.block} tokens a step, {args.rounds} rounds; memory at {args.memory_batch} x {args.block}; torch {torch.__version__}, '
-          f'{os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())} thread(s)\n')
+    threads = os.environ.get('OMP_NUM_THREADS', torch.get_num_threads())
+    print(f'{args.batch} x {args.block} tokens a step, {args.rounds} rounds; memory at '
+          f'{args.memory_batch} x {args.block}; torch {torch.__version__}, {threads} thread(s)\n')
     print(table(speed, memory, first, names))
-    if memory: print(f'\nwith checkpoint_activations: {memory[more[-1]]/1e9:.2f} GB' +
-                     (f', {memory[more[-1]]/memory["nanogpt"]:.0%} of nanogpt' if 'nanogpt' in memory else ''))
-    if args.json: args.json.write_text(json.dumps(dict(speed=speed, memory=memory, first=first)), encoding='utf-8')
+    if memory:
+        recomputed = memory[more[-1]]
+        part = f", {recomputed/memory['nanogpt']:.0%} of nanogpt" if 'nanogpt' in memory else ''
+        print(f'\nwith checkpoint_activations: {recomputed/1e9:.2f} GB{part}')
+    if args.json:
+        content = json.dumps(dict(speed=speed, memory=memory, first=first))
+        args.json.write_text(content, encoding='utf-8')

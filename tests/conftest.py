@@ -33,23 +33,25 @@ class CallableEnv(Env):
     def __call__(self, *args, **kw): return run(self.python, *args, env=self.env, **kw)
 
 @pytest.fixture(scope='session')
-def bare(tmp_path_factory, wheel):
+def wheel_env(tmp_path_factory, wheel):
     "The wheel, its `offline` extra and a kernel, and nothing of the developer's"
-    d = tmp_path_factory.mktemp('bare')
+    d = tmp_path_factory.mktemp('wheel_env')
     return CallableEnv(d, wheel, 'offline', MPLBACKEND='agg', **one_thread)
 
 @pytest.fixture(scope='session')
-def poor(tmp_path_factory, wheel):
-    "The wheel, one thread and AVX2 at most, and the developer's packages in sight: oracles run"
-    return CallableEnv(tmp_path_factory.mktemp('poor'), wheel, 'dev', **avx2, **one_thread)
+def avx2_env(tmp_path_factory, wheel):
+    "The wheel, one thread and AVX2 at most, and the developer's packages: oracles can be imported"
+    d = tmp_path_factory.mktemp('avx2_env')
+    return CallableEnv(d, wheel, 'dev', **avx2, **one_thread)
 
 @pytest.fixture
 def empty(tmp_path):
     "An empty folder"
-    d = tmp_path/'empty'; d.mkdir()
+    d = tmp_path/'empty'
+    d.mkdir()
     return d
 
-# ---- notebooks: they start with the session, on one core; when only they are left, they get all ----
+# ---- notebooks: started with the session on one core; at the end they get all cores ----
 
 def pytest_collection_modifyitems(items):
     "The notebooks come last: they have been running since the session began"
@@ -64,10 +66,11 @@ def notebook_runs(request, tmp_path_factory):
         yield None
         return
     from test_notebooks import prepared
-    poor, top = request.getfixturevalue('poor'), tmp_path_factory.mktemp('notebooks')
+    avx2_env = request.getfixturevalue('avx2_env')
+    top = tmp_path_factory.mktemp('notebooks')
     def job(path):
         d = top/nb_name(path).replace('/', '-')
-        return lambda: run_notebook(prepared(path, d), d/'run', poor.python, poor.env)
+        return lambda: run_notebook(prepared(path, d), d/'run', avx2_env.python, avx2_env.env)
     paths = sorted((p for p in nbs if nb_name(p) in wanted), key=lambda p: by_length(nb_name(p)))
     runs = Background({nb_name(p): job(p) for p in paths})
     runs.work_on(1)
@@ -87,7 +90,8 @@ def fail_if_skipped(report):
     reason = report.longrepr[-1] if isinstance(report.longrepr, tuple) else str(report.longrepr)
     if any(re.search(c, reason) for c in cannot): return
     report.outcome = 'failed'
-    report.longrepr = f'{report.nodeid}: skipped under CI=true, which should be able to run it: {reason}'
+    report.longrepr = (f'{report.nodeid}: skipped under CI=true, which should be able to run it: '
+                       f'{reason}')
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport():
@@ -103,8 +107,10 @@ def pytest_make_collect_report():
 
 def pytest_terminal_summary(terminalreporter):
     "The seconds that each notebook took; nothing depends on them"
-    reports = [r for rs in terminalreporter.stats.values() for r in rs if getattr(r, 'when', '') == 'call']
-    properties = [(r.nodeid.partition('[')[2].rstrip(']'), *p) for r in reports for p in r.user_properties]
+    reports = [r for rs in terminalreporter.stats.values() for r in rs]
+    called = [r for r in reports if getattr(r, 'when', '') == 'call']
+    properties = [(r.nodeid.partition('[')[2].rstrip(']'), *p)
+                  for r in called for p in r.user_properties]
     took = {name: seconds for name,key,seconds in properties if key == 'notebook seconds'}
     if not took: return
     terminalreporter.section('seconds of the notebooks, one thread each')
@@ -113,9 +119,9 @@ def pytest_terminal_summary(terminalreporter):
 
 # ---- browser ----
 
-@pytest.fixture(scope='session')
+@pytest.fixture(scope='module')
 def page():
-    "A tab of a headless Chromium"
+    "A tab of a headless Chromium (playwright's event loop runs as long as it is open)"
     import browser
     if not browser.find(): pytest.skip('no Chromium here (apt-get install chromium)')
     with browser.browser() as b: yield b

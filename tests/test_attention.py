@@ -1,8 +1,8 @@
 "Attention beside PyTorch's own: odd sizes, caches, padding, and what surrounds a call."
 import numpy as np, pytest, torch
 from torch.nn import functional as F
-from slm_scratch.attention import (KVCache, MultiHeadAttention, causal_mask, padding_mask, rope_cos_sin, apply_rotary_emb,
-                                   scaled_dot_product, softmax)
+from slm_scratch.attention import (KVCache, MultiHeadAttention, causal_mask, padding_mask,
+                                   rotary_turn, rotate, scaled_dot_product, softmax)
 
 ODD = [(1, 1, 1, 1), (2, 3, 5, 7), (3, 1, 11, 2), (1, 5, 2, 13)] # B, H, T, hs
 
@@ -19,7 +19,9 @@ def test_causal_attention_is_that_of_torch(shape):
     torch.testing.assert_close(weights.sum(-1), torch.ones(shape[:3]))
     assert (weights.triu(1) == 0).all()
 
-@pytest.mark.parametrize('B,H,T,hs,turned', [(*shape, False) for shape in ODD] + [(2, 3, 5, 8, True), (3, 1, 11, 2, True)])
+MODULES = [(*shape, False) for shape in ODD] + [(2, 3, 5, 8, True), (3, 1, 11, 2, True)]
+
+@pytest.mark.parametrize('B,H,T,hs,turned', MODULES)
 def test_module_is_that_of_torch(B, H, T, hs, turned):
     torch.manual_seed(0)
     C = H*hs
@@ -75,7 +77,8 @@ def test_cache_that_is_full_or_of_another_batch_says_so():
 def test_cache_under_autocast(dtype):
     m, x = MultiHeadAttention(16, 2), torch.randn(2, 5, 16)
     cache, expected = KVCache(2, 2, 5, 8), m(x)
-    with torch.autocast('cpu', dtype): steps = torch.cat([m(x[:, t:t+1], cache) for t in range(5)], 1)
+    with torch.autocast('cpu', dtype):
+        steps = torch.cat([m(x[:, t:t+1], cache) for t in range(5)], 1)
     torch.testing.assert_close(steps.float(), expected, rtol=.1, atol=.05)
 
 @torch.no_grad()
@@ -93,11 +96,13 @@ def test_rotary_angles_ignore_the_default_type(dtype):
     finally: torch.set_default_dtype(torch.float32)
     for a, b in zip(usual, other): torch.testing.assert_close(a, b, rtol=0, atol=0)
     angle = np.arange(50)[:, None]*10000.**(-np.arange(0, 6, 2)/6)
-    torch.testing.assert_close(usual[0], torch.tensor(np.cos(angle), dtype=torch.float32), rtol=0, atol=1e-5)
+    want = torch.tensor(np.cos(angle), dtype=torch.float32)
+    torch.testing.assert_close(usual[0], want, rtol=0, atol=1e-5)
 
 def test_rotated_scores_depend_on_the_distance_alone():
     q, k, _ = qkv(1, 2, 1, 6)
-    score = lambda i, j: (apply_rotary_emb(q, rope_cos_sin(torch.tensor([i]), 6))*apply_rotary_emb(k, rope_cos_sin(torch.tensor([j]), 6))).sum(-1)
+    def at(x, position): return rotate(x, rotary_turn(torch.tensor([position]), 6))
+    def score(i, j): return (at(q, i)*at(k, j)).sum(-1)
     torch.testing.assert_close(score(3, 1), score(40, 38), rtol=1e-4, atol=1e-4)
     assert not torch.allclose(score(3, 1), score(3, 2))
 

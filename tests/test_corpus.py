@@ -1,10 +1,9 @@
-"What counts as text: kinds of input at each door, downloads, restarts, surroundings."
+"What counts as text: kinds of input in each form, downloads, restarts, surroundings."
 import http.server, json, os, subprocess, sys, threading, warnings
 from pathlib import Path
 import numpy as np
 import pytest
-from slm_scratch.engine.tales import tales
-from slm_scratch.data import TokenDataset
+from slm_scratch.data import tales
 from slm_scratch.engine import corpus
 from slm_scratch.engine.corpus import (CORPORA, corpus_file, data_name, guess_encoding, prepare,
                                        read_texts, stored_tokenizer, text_fingerprint,
@@ -23,13 +22,13 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
-def heard(f):
+def with_warnings(f):
     "What `f` returns and what it warns of"
     with warnings.catch_warnings(record=True) as w:
         warnings.simplefilter('always')
         return f(), [str(x.message) for x in w]
 
-# ---- files, at three doors ----
+# ---- files: named, in a folder, in a list ----
 
 GOOD = dict(crlf=prose.replace('\n', '\r\n').encode(), bom=prose.encode('utf-8-sig'),
             bom_inside=prose.replace('\n', '\n\ufeff').encode(), no_final_newline=prose.encode(),
@@ -50,38 +49,38 @@ BAD = dict(gzip=(b'\x1f\x8b\x08\0\0\0', 'gzip'), pdf=(b'%PDF-1.7\n\xe2\xe3', 'PD
            nul=(b'a'*10 + b'\0'*7, '7 NUL characters, the first at byte 10'),
            noise=(bytes(range(256)), 'binary data'), cut=(('é'*9).encode()[:-1], 'cut off'),
            latin=('déjà vu, ça va'.encode('cp1252'), "encoding='cp1252'"), empty=(b'', 'is empty'))
-DOORS = dict(file=lambda p: p, folder=lambda p: p.parent, names=lambda p: [str(p)],
+INPUT_FORMS = dict(file=lambda p: p, folder=lambda p: p.parent, names=lambda p: [str(p)],
              paths=lambda p: [p])
 
 @pytest.fixture
-def at_door(folder):
-    "A function: bytes and a door → the data_path"
-    def put(data, door):
+def write_input(folder):
+    "A function: bytes and the form of the input → the data_path"
+    def put(data, form):
         path = folder/'books'/'t.txt'
         path.parent.mkdir()
         path.write_bytes(data)
-        return DOORS[door](path)
+        return INPUT_FORMS[form](path)
     return put
 
-@pytest.mark.parametrize('door', DOORS)
+@pytest.mark.parametrize('form', INPUT_FORMS)
 @pytest.mark.parametrize('kind', GOOD)
-def test_read_properly(kind, door, at_door):
-    docs, warned = heard(lambda: list(read_texts(at_door(GOOD[kind], door))))
+def test_read_properly(kind, form, write_input):
+    docs, warned = with_warnings(lambda: list(read_texts(write_input(GOOD[kind], form))))
     assert docs == [prose*9 if 'long' in kind else prose] and not warned
 
-@pytest.mark.parametrize('door', DOORS)
+@pytest.mark.parametrize('form', INPUT_FORMS)
 @pytest.mark.parametrize('kind', ODD)
-def test_one_warning(kind, door, at_door):
+def test_one_warning(kind, form, write_input):
     text, words = ODD[kind]
-    docs, warned = heard(lambda: list(read_texts(at_door(text.encode(), door))))
+    docs, warned = with_warnings(lambda: list(read_texts(write_input(text.encode(), form))))
     assert ''.join(docs) == text.strip('\n') and len(warned) == 1
     assert words in warned[0] and 't.txt' in warned[0]
 
-@pytest.mark.parametrize('door', DOORS)
+@pytest.mark.parametrize('form', INPUT_FORMS)
 @pytest.mark.parametrize('kind', BAD)
-def test_one_error(kind, door, at_door):
+def test_one_error(kind, form, write_input):
     data, words = BAD[kind]
-    path = at_door(data, door)
+    path = write_input(data, form)
     with pytest.raises(ValueError) as e: list(read_texts(path))
     assert words in str(e.value) and 't.txt' in str(e.value)
     assert 'encoding=' in words or 'encoding=' not in str(e.value)
@@ -123,13 +122,13 @@ OBJECTS = dict(nan=([*stories, float('nan')], 'entry 60 is float'),
                text=(prose, '[text]'), pattern=('*.txt', 'glob'), url=('https://a.b/c', 'download'),
                unknown=('tinystory', "'tinystories'"))
 
-@pytest.mark.parametrize('door', ['read', 'vocabulary', 'prepare'])
+@pytest.mark.parametrize('form', ['read', 'vocabulary', 'prepare'])
 @pytest.mark.parametrize('kind', OBJECTS)
-def test_objects_that_are_no_texts(kind, door, tok):
+def test_objects_that_are_no_texts(kind, form, tok):
     value, words = OBJECTS[kind]
     call = dict(read=lambda: list(read_texts(value)),
                 vocabulary=lambda: list(vocabulary_texts(value)),
-                prepare=lambda: prepare(value, tok))[door]
+                prepare=lambda: prepare(value, tok))[form]
     with pytest.raises((ValueError, TypeError, FileNotFoundError), match='data_path|folder') as e:
         call()
     assert words in str(e.value)
@@ -155,7 +154,7 @@ def test_folder_leaves_out(folder):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(name, encoding='utf-8')
     for name in ('last.pt', 'history.jsonl'): (folder/'books/run'/name).touch()
-    docs, warned = heard(lambda: list(read_texts('books')))
+    docs, warned = with_warnings(lambda: list(read_texts('books')))
     assert docs == ['a.txt', 'b/c.TXT'] and '1 .md' in warned[0]
 
 @pytest.mark.skipif(os.name != 'posix', reason='symbolic links')
@@ -291,11 +290,11 @@ def test_prepared_folders_are_data(folder, tok):
                                   lambda k: [f'{i} {k} ' + 'word '*i**2 for i in range(60)]])
 def test_validation_is_the_smaller_part(docs, tok):
     for k in range(12):
-        (train, valid), _ = heard(lambda: prepare(docs(k), tok))
+        (train, valid), _ = with_warnings(lambda: prepare(docs(k), tok))
         assert 0 < valid.n_bytes < train.n_bytes
 
 def test_copies_are_told(tok):
-    _, warned = heard(lambda: prepare([stories[0]]*30 + stories[1:10], tok))
+    _, warned = with_warnings(lambda: prepare([stories[0]]*30 + stories[1:10], tok))
     assert any('copies' in w for w in warned)
 
 # ---- surroundings ----

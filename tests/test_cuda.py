@@ -128,7 +128,8 @@ def test_a_process_group_of_this_card(file, more):
     "torchrun with nccl, one process: a run, resumed"
     out = file.parent/'group'
     line = ['-m', 'torch.distributed.run', '--nproc-per-node', 1 + bool(more),
-            '-m', 'slm_scratch', 'train', file, '--out-dir', out, '--vocab', 300, '--d-model', 48, '--n-heads', 3, '--n-layers', 2,
+            '-m', 'slm_scratch', 'train', file, '--out-dir', out, '--vocab', 300,
+            '--d-model', 48, '--n-heads', 3, '--n-layers', 2,
             '--batch-size', 4, '--device', 'cuda']
     if more and torch.cuda.device_count() < 2: pytest.skip('sharding needs two GPUs')
     command(*line, '--steps', 20, *more.split())

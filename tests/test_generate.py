@@ -1,4 +1,5 @@
-"Generation beside independent references: the sampler's distribution, changed models, and whatever surrounds a call."
+"""Generation beside independent references: the sampler's distribution, changed models, and
+whatever surrounds a call."""
 import contextlib, copy, io, math, random, sys, warnings
 from pathlib import Path
 import numpy as np, pytest, torch
@@ -10,37 +11,37 @@ from slm_scratch import ModelConfig, SmallLanguageModel, Tokenizer
 from slm_scratch import attention, generate
 from slm_scratch.engine import changes, int8
 from slm_scratch.attention import MultiHeadAttention
-from slm_scratch.engine.changes import changed_parts
-from slm_scratch.generate import choose_decoder, Decoder, Sampler
-from slm_scratch.engine.fast import FastDecoder, topk_head, TopKHead
-from slm_scratch.engine.evaluate import MemorizationIndex
+from slm_scratch.generate import Copies, Decoder, FastDecoder, QuickHead, Sampler
+from slm_scratch.generate import changed_parts, choose_decoder, quick_head
 from slm_scratch.model import MLP, Block
 
-LETTERS = Tokenizer.train('The little fox lost her lantern. She looked under the old oak. '*4, 297)
+TOK = Tokenizer.train('The little fox lost her lantern. She looked under the old oak. '*4, 297)
 PROMPTS = ['The little', '', 'The mill and']
 
 def model(seed=0, **changes):
     "A small model with large random weights: a different answer for each context"
     torch.manual_seed(seed)
-    config = dict(vocab_size=LETTERS.vocab_size, d_model=24, n_heads=3, n_layers=2, max_seq_len=12, positions='rotary')
-    m = SmallLanguageModel(ModelConfig(**config | changes), LETTERS).eval()
+    config = dict(vocab_size=TOK.vocab_size, d_model=24, n_heads=3, n_layers=2, max_seq_len=12,
+                  positions='rotary')
+    m = SmallLanguageModel(ModelConfig(**config | changes), TOK).eval()
     for p in m.parameters():
         if p.dim() == 2: nn.init.normal_(p, std=.3)
     return m
 
 @torch.no_grad()
 def log_probs_of(m, prompt, tokens):
-    "Log-probabilities of `tokens` after `prompt`: one uncached pass for each, through the model itself"
-    ids, W, first, said = [LETTERS.eot] + LETTERS.encode(prompt), m.config.max_seq_len, 0, []
+    "Log-probabilities of `tokens` after `prompt`: one uncached pass of the model for each"
+    ids, W, said = [TOK.eot] + TOK.encode(prompt), m.config.max_seq_len, []
     first = max(0, len(ids) - W)
     for t in tokens:
         if len(ids) - first > W: first = len(ids) - max(1, W//2)
-        said.append(m(torch.tensor([ids[first:]]))[0, -1, :LETTERS.vocab_size].float().log_softmax(-1)[t].item())
+        z = m(torch.tensor([ids[first:]]))[0, -1, :TOK.vocab_size]
+        said.append(z.float().log_softmax(-1)[t].item())
         ids.append(t)
     return said
 
 def agrees(m, n=18, tolerance=1e-3, **knobs):
-    "One text, the same in a batch, streamed, and judged by the model itself; returns the texts"
+    "One text, the same in a batch, streamed, and by the model itself; returns the texts"
     knobs = dict(max_new_tokens=n, temperature=1., seed=3, stop_at_eot=False) | knobs
     batch = m.generate(PROMPTS, log_probs=True, **knobs)
     for prompt, row in zip(PROMPTS, batch):
@@ -65,35 +66,44 @@ def distribution(z, s):
     kept = [i for i in kept if p[i] >= (s.min_p or 0)*p[order[0]]]
     return [p[i]/sum(p[j] for j in kept) if i in kept else 0. for i in range(len(p))]
 
-KNOBS = dict(temperature=Sampler(1.), cold=Sampler(.4), hot=Sampler(2.5), top_k=Sampler(1., top_k=3), top_p=Sampler(1., top_p=.7),
-             min_p=Sampler(1., min_p=.2), all=Sampler(1.3, 7, .9, .05))
+KNOBS = dict(temperature=Sampler(1.), cold=Sampler(.4), hot=Sampler(2.5),
+             top_k=Sampler(1., top_k=3), top_p=Sampler(1., top_p=.7), min_p=Sampler(1., min_p=.2),
+             all=Sampler(1.3, 7, .9, .05))
 
 @pytest.mark.parametrize('name', KNOBS)
 def test_sampler_draws_from_the_distribution(name):
-    "20,000 draws: each frequency within five standard errors of its probability, and not always the best"
+    "20,000 draws: each frequency within five standard errors of its probability, and not one alone"
     s, n, g = KNOBS[name], 20_000, torch.Generator().manual_seed(1)
     z = torch.tensor([1.5, .3, .7, 1.8, .6, .9, .8, .5, .4])
     p = torch.tensor(distribution(z.tolist(), s), dtype=torch.float64)
-    counts = s(z.expand(n, 9), torch.rand(n, generator=g, dtype=torch.float64)).bincount(minlength=9)
+    u = torch.rand(n, generator=g, dtype=torch.float64)
+    counts = s(z.expand(n, 9), u).bincount(minlength=9)
     assert ((counts/n - p).abs() <= 5*(p*(1 - p)/n).sqrt()).all()
     assert (counts > 0).sum() == (p > 0).sum() > 1
 
 def test_generated_tokens_follow_the_model():
     "The first tokens of many seeds have the frequencies that the model says"
     m, n = model(), 3000
-    z = m(torch.tensor([[LETTERS.eot] + LETTERS.encode('The')]))[0, -1]
+    z = m(torch.tensor([[TOK.eot] + TOK.encode('The')]))[0, -1]
     p = (z/.9).double().softmax(-1).detach()
-    first = [g.tokens[0] for g in m.generate('The', temperature=.9, seed=0, num_samples=n, max_new_tokens=1, log_probs=True)]
+    texts = m.generate('The', temperature=.9, seed=0, num_samples=n, max_new_tokens=1,
+                       log_probs=True)
+    first = [g.tokens[0] for g in texts]
     counts = torch.tensor(first).bincount(minlength=len(p))
-    assert ((counts/n - p).abs() <= 5*(p*(1 - p)/n).sqrt() + 1/n).all() and len(set(first)) > 20
+    assert ((counts/n - p).abs() <= 5*(p*(1 - p)/n).sqrt() + 1/n).all()
+    assert len(set(first)) > 20
 
 def test_greedy_takes_the_best_and_penalty_moves_it():
     z = torch.tensor([[3., 2.5, -1.]])
     assert Sampler(0)(z).item() == 0
     assert Sampler(0, repetition_penalty=2.)(z, None, torch.tensor([[0, 0, 2]])).item() == 1
-    assert Sampler(0, repetition_penalty=2.)(z, None, torch.tensor([[0]]), 0).item() == 0 # the spared one
+    spared = Sampler(0, repetition_penalty=2.)(z, None, torch.tensor([[0]]), 0)
+    assert spared.item() == 0
 
-@pytest.mark.parametrize('knobs', [dict(temperature=0), dict(top_k=5), dict(top_p=.8), dict(min_p=.1), dict(repetition_penalty=1.5)])
+KNOBS_IN_A_TEXT = [dict(temperature=0), dict(top_k=5), dict(top_p=.8), dict(min_p=.1),
+                   dict(repetition_penalty=1.5)]
+
+@pytest.mark.parametrize('knobs', KNOBS_IN_A_TEXT)
 def test_knobs_in_a_text(knobs): agrees(model(), **knobs)
 
 def test_quick_head_finds_the_best_exactly():
@@ -108,9 +118,10 @@ def test_quick_head_finds_the_best_exactly():
 
 def test_quick_head_is_made_again_after_any_change():
     m = model()
-    W, heads = m.lm_head.weight, [topk_head(m)]
-    assert topk_head(m) is heads[0]
-    for change in (lambda: W.mul_(-1), lambda: W.copy_(W.flip(0)), lambda: W.copy_(W.flip(1)), lambda: W[3, 5].add_(1e-3)):
+    W, heads = m.lm_head.weight, [quick_head(m)]
+    assert quick_head(m) is heads[0]
+    for change in (lambda: W.mul_(-1), lambda: W.copy_(W.flip(0)), lambda: W.copy_(W.flip(1)),
+                   lambda: W[3, 5].add_(1e-3)):
         with torch.no_grad(): change()
         heads.append(topk_head(m))
     assert len(set(map(id, heads))) == 5
@@ -146,16 +157,22 @@ def scaled_heads(self, x):
     return 3*q, k, v
 def scaled_embed(self, ids, positions): return 4*self.token_embedding(ids)
 def exact_gelu(x, approximate='none'): return F.elu(x)
+def rounded(self, x): return F.linear(x, self.weight, self.bias).round(decimals=1)
 
-FUNCTIONS = {'MLP.forward': (MLP, 'forward', relu_squared), 'Block.forward, parallel': (Block, 'forward', parallel),
-             'Block.forward, no attention': (Block, 'forward', no_attention), 'Block.forward, shifted': (Block, 'forward', shifted),
-             'attention.forward, local': (MultiHeadAttention, 'forward', sees_four),
-             'attention.heads': (MultiHeadAttention, 'project_qkv', scaled_heads),
-             'model.forward': (SmallLanguageModel, 'forward', soft_capped), 'model.embed': (SmallLanguageModel, 'embed', scaled_embed),
-             'nn.Linear.forward': (nn.Linear, 'forward', lambda self, x: F.linear(x, self.weight, self.bias).round(decimals=1)),
-             'nn.LayerNorm.forward': (nn.LayerNorm, 'forward', lambda self, x: x*self.weight),
-             'a global, rotate': (attention, 'apply_rotary_emb', lambda x, turn: x.roll(1, -1)),
-             'a global, gelu': (F, 'gelu', exact_gelu)}
+FUNCTIONS = {
+    'MLP.forward': (MLP, 'forward', relu_squared),
+    'Block.forward, parallel': (Block, 'forward', parallel),
+    'Block.forward, no attention': (Block, 'forward', no_attention),
+    'Block.forward, shifted': (Block, 'forward', shifted),
+    'attention.forward, local': (MultiHeadAttention, 'forward', sees_four),
+    'attention.heads': (MultiHeadAttention, 'heads', scaled_heads),
+    'model.forward': (SmallLanguageModel, 'forward', soft_capped),
+    'model.embed': (SmallLanguageModel, 'embed', scaled_embed),
+    'nn.Linear.forward': (nn.Linear, 'forward', rounded),
+    'nn.LayerNorm.forward': (nn.LayerNorm, 'forward', lambda self, x: x*self.weight),
+    'a global, rotate': (attention, 'rotate', lambda x, turn: x.roll(1, -1)),
+    'a global, gelu': (F, 'gelu', exact_gelu),
+}
 
 @pytest.mark.parametrize('what', FUNCTIONS)
 def test_patched_functions(what):
@@ -181,7 +198,8 @@ class NoCaches(SmallLanguageModel):
     def forward(self, ids): return super().forward(ids).flip(-1)
 
 class Scaled(SmallLanguageModel):
-    def hidden_states(self, ids, caches=None, positions=None, mask=None): return 2*super().hidden_states(ids, caches, positions, mask)
+    def features(self, ids, caches=None, positions=None, mask=None):
+        return 2*super().features(ids, caches, positions, mask)
 
 class FewerHeads(nn.Module):
     "Multi-query attention: three query heads, one key head"
@@ -195,7 +213,8 @@ class FewerHeads(nn.Module):
         if cache is not None: k, v = cache.append(k, v)
         k, v = (t.expand(-1, 3, -1, -1) for t in (k, v))
         if mask is None: mask = attention.causal_mask(T, k.shape[2])
-        return self.proj(F.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).reshape(B, T, C))
+        y = F.scaled_dot_product_attention(q, k, v, mask)
+        return self.proj(y.transpose(1, 2).reshape(B, T, C))
 
 class Half(nn.Module):
     "A part that works in half precision inside"
@@ -210,15 +229,15 @@ class Factorised(nn.Module):
         self.small, self.up = nn.Embedding(V, 5), nn.Linear(5, C)
     def forward(self, ids): return self.up(self.small(ids))
 
-def swap_head(m): m.lm_head = nn.Linear(24, LETTERS.vocab_size)
-def wide_head(m): m.lm_head = nn.Linear(24, LETTERS.vocab_size + 13)
+def swap_head(m): m.lm_head = nn.Linear(24, TOK.vocab_size)
+def wide_head(m): m.lm_head = nn.Linear(24, TOK.vocab_size + 13)
 def rms(m):
     for b in m.blocks: b.norm1, b.norm2 = nn.RMSNorm(24), nn.RMSNorm(24)
     m.final_norm = nn.Identity()
 def eps(m): m.blocks[1].norm2.eps = .3
 def embedding(m):
-    m.token_embedding = Factorised(LETTERS.vocab_size, 24)
-    m.lm_head = nn.Linear(24, LETTERS.vocab_size)
+    m.token_embedding = Factorised(TOK.vocab_size, 24)
+    m.lm_head = nn.Linear(24, TOK.vocab_size)
 def swish(m): m.blocks[0].mlp = nn.Sequential(nn.Linear(24, 30), nn.SiLU(), nn.Linear(30, 24))
 def no_caches(m): m.__class__ = NoCaches
 def scaled_class(m): m.__class__ = Scaled
@@ -242,8 +261,9 @@ def one_more_block(m): m.blocks.append(Block(m.config))
 def shared_block(m): m.blocks[0] = m.blocks[1]
 def plain_norm(m): m.blocks[0].norm1 = nn.LayerNorm(24, elementwise_affine=False)
 
-CHANGES = [swap_head, wide_head, rms, eps, embedding, swish, no_caches, scaled_class, assigned, weight_norm, pruned, hook, pre_hook,
-           model_hook, dropped_block, fewer_heads, other_heads, half_block, half_attention, one_more_block, shared_block, plain_norm]
+CHANGES = [swap_head, wide_head, rms, eps, embedding, swish, no_caches, scaled_class, assigned,
+           weight_norm, pruned, hook, pre_hook, model_hook, dropped_block, fewer_heads, other_heads,
+           half_block, half_attention, one_more_block, shared_block, plain_norm]
 
 @pytest.mark.parametrize('change', CHANGES, ids=lambda f: f.__name__)
 def test_patched_parts(change):
@@ -263,7 +283,8 @@ def test_patched_parts(change):
 def test_patched_weights_between_calls():
     m = model()
     texts = {agrees(m, 12)[0]}
-    for change in (lambda p: p.mul_(-1), lambda p: p.copy_(p.flip(0)), lambda p: p.add_(.3), lambda p: p.zero_()):
+    for change in (lambda p: p.mul_(-1), lambda p: p.copy_(p.flip(0)), lambda p: p.add_(.3),
+                   lambda p: p.zero_()):
         with torch.no_grad(): change(m.blocks[0].mlp.fc.weight)
         texts.add(agrees(m, 12)[0])
     m.lm_head.weight.data = m.lm_head.weight.data.flip(0)
@@ -272,11 +293,12 @@ def test_patched_weights_between_calls():
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.bfloat16, torch.float16])
 def test_half_and_double_weights(dtype):
+    tolerance = .3 if dtype.itemsize == 2 else 1e-4
     for positions in ('rotary', 'learned'):
         m = model(positions=positions).to(dtype)
         for p in PROMPTS:
             g = m.generate(p, max_new_tokens=14, seed=0, log_probs=True)
-            np.testing.assert_allclose(g.log_probs, log_probs_of(m, p, g.tokens), atol=.3 if dtype.itemsize == 2 else 1e-4)
+            np.testing.assert_allclose(g.log_probs, log_probs_of(m, p, g.tokens), atol=tolerance)
 
 def test_unchanged_models_take_the_fast_lane():
     for m in (model(), model(positions='learned'), model(bias=False, tie_weights=False),
@@ -296,8 +318,10 @@ def test_int8_weights_are_widened_once_a_text():
     def spy(self, x):
         copies.append(self.wide)
         return seen(self, x)
-    with patched(type(m.lm_head), 'forward', spy): m.generate('The', max_new_tokens=8, seed=0, stop_at_eot=False)
-    if not int8.has_kernel(): assert None not in copies and len({id(c) for c in copies}) < len(copies)/4
+    with patched(type(m.lm_head), 'forward', spy):
+        m.generate('The', max_new_tokens=8, seed=0, stop_at_eot=False)
+    if not generate.has_kernel():
+        assert None not in copies and len({id(c) for c in copies}) < len(copies)/4
     assert m.lm_head.wide is None
 
 # ---- whatever surrounds a call ----
@@ -321,12 +345,19 @@ def threads(n):
     try: yield
     finally: torch.set_num_threads(old)
 
-SURROUNDINGS = {'autocast bfloat16': lambda: torch.autocast('cpu', torch.bfloat16),
-                'autocast float16': lambda: torch.autocast('cpu', torch.float16),
-                'inference_mode': torch.inference_mode, 'no_grad': torch.no_grad, 'enable_grad': torch.enable_grad,
-                'default float64': lambda: default_dtype(torch.float64), 'default float16': lambda: default_dtype(torch.float16),
-                'default device meta': lambda: torch.device('meta'), 'deterministic': deterministic, 'three threads': lambda: threads(3),
-                'anomaly detection': torch.autograd.detect_anomaly}
+SURROUNDINGS = {
+    'autocast bfloat16': lambda: torch.autocast('cpu', torch.bfloat16),
+    'autocast float16': lambda: torch.autocast('cpu', torch.float16),
+    'inference_mode': torch.inference_mode,
+    'no_grad': torch.no_grad,
+    'enable_grad': torch.enable_grad,
+    'default float64': lambda: default_dtype(torch.float64),
+    'default float16': lambda: default_dtype(torch.float16),
+    'default device meta': lambda: torch.device('meta'),
+    'deterministic': deterministic,
+    'three threads': lambda: threads(3),
+    'anomaly detection': torch.autograd.detect_anomaly,
+}
 
 @pytest.mark.filterwarnings('ignore:Anomaly')
 @pytest.mark.parametrize('name', SURROUNDINGS)
@@ -339,7 +370,8 @@ def test_surroundings_change_no_text(name, kind):
     def all_ways():
         changes._own_parts.cache_clear()
         streamed, candidates = ''.join(m.stream(PROMPTS[2], **k)), m.next_tokens('The', 3)
-        return m.generate(PROMPTS[0], **k), m.generate(PROMPTS, **k), streamed, [t for t, _ in candidates]
+        names = [t for t, _ in candidates]
+        return m.generate(PROMPTS[0], **k), m.generate(PROMPTS, **k), streamed, names
     quiet = all_ways()
     with SURROUNDINGS[name](): assert all_ways() == quiet
 
@@ -371,44 +403,56 @@ def test_modes_and_random_states_are_left_alone():
     first = next(stream)
     assert m.training and torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
     assert first + ''.join(stream) == text == m.generate('The', max_new_tokens=20, seed=0)
-    assert [x.training for x in m.modules()] == modes and torch.equal(torch.get_rng_state(), states[0])
+    assert [x.training for x in m.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), states[0])
     assert random.getstate() == states[1] and np.random.get_state()[1].tolist() == states[2]
 
 def test_model_without_numbers_says_so():
-    with torch.device('meta'): m = SmallLanguageModel(model().config, LETTERS)
+    with torch.device('meta'): m = SmallLanguageModel(model().config, TOK)
     for ask in (m.generate, m.stream, m.next_tokens):
         with pytest.raises(ValueError, match="device 'meta'"): ask('The')
 
 def test_streams_of_the_program_may_be_closed_or_ascii(monkeypatch):
-    m, closed = model(), io.StringIO()
+    m, closed, prompt = model(), io.StringIO(), '狐 '*50
     closed.close()
+    def show(message, *args): print(message, file=sys.stderr)
     for out in (None, closed):
         monkeypatch.setattr(sys, 'stdout', out)
         monkeypatch.setattr(sys, 'stderr', out)
         with warnings.catch_warnings():
             warnings.simplefilter('always')
-            monkeypatch.setattr(warnings, 'showwarning', lambda message, *args: print(message, file=sys.stderr))
-            text = m.generate('狐 '*50, max_new_tokens=5, seed=0)
-            assert text.startswith('狐 '*50) and ''.join(m.stream('狐 '*50, max_new_tokens=5, seed=0)) == text
+            monkeypatch.setattr(warnings, 'showwarning', show)
+            text = m.generate(prompt, max_new_tokens=5, seed=0)
+            assert text.startswith(prompt)
+            assert ''.join(m.stream(prompt, max_new_tokens=5, seed=0)) == text
 
 # ---- numbers ----
 
-@pytest.mark.parametrize('name,value', [('temperature', .75), ('top_k', 5), ('top_p', .5), ('min_p', .25), ('repetition_penalty', 1.5),
-                                        ('max_new_tokens', 6), ('max_length', 12), ('seed', 11), ('num_samples', 2)])
+NUMBERS = [('temperature', .75), ('top_k', 5), ('top_p', .5), ('min_p', .25),
+           ('repetition_penalty', 1.5), ('max_new_tokens', 6), ('max_length', 12), ('seed', 11),
+           ('num_samples', 2)]
+
+@pytest.mark.parametrize('name,value', NUMBERS)
 def test_numbers_of_numpy_and_tensors(name, value):
     m, k = model(), dict(max_new_tokens=9, seed=1) | {name: value}
     if name == 'max_length': del k['max_new_tokens']
     expected = m.generate('The', **k)
-    kinds = [np.float64, np.float32, np.float16] if isinstance(value, float) else [np.int64, np.int32, np.uint8]
-    for kind in (*kinds, np.array, torch.tensor): assert m.generate('The', **k | {name: kind(value)}) == expected, kind
+    floats, ints = [np.float64, np.float32, np.float16], [np.int64, np.int32, np.uint8]
+    kinds = floats if isinstance(value, float) else ints
+    for kind in (*kinds, np.array, torch.tensor):
+        assert m.generate('The', **k | {name: kind(value)}) == expected, kind
 
-@pytest.mark.parametrize('seed', [0, -1, 2**31, 2**63, 2**64 - 1, -2**63, np.uint64(2**64 - 1), np.int64(-5)])
+SEEDS = [0, -1, 2**31, 2**63, 2**64 - 1, -2**63, np.uint64(2**64 - 1), np.int64(-5)]
+BAD_SEEDS = [(2**64, {}), (-2**63 - 1, {}), (10**40, {}), (2**64 - 2, dict(num_samples=3)),
+             (1.5, {}), ('one', {}), (True, {})]
+
+@pytest.mark.parametrize('seed', SEEDS)
 def test_seeds_of_any_size(seed):
     m = model()
-    assert m.generate('The', seed=seed, max_new_tokens=9) == m.generate('The', seed=int(seed), max_new_tokens=9) != 'The'
+    text = m.generate('The', seed=seed, max_new_tokens=9)
+    assert text == m.generate('The', seed=int(seed), max_new_tokens=9) != 'The'
 
-@pytest.mark.parametrize('seed,more', [(2**64, {}), (-2**63 - 1, {}), (10**40, {}), (2**64 - 2, dict(num_samples=3)),
-                                       (1.5, {}), ('one', {}), (True, {})])
+@pytest.mark.parametrize('seed,more', BAD_SEEDS)
 def test_seeds_beyond_are_refused_by_name(seed, more):
     with pytest.raises(ValueError, match='seed='): model().generate('The', seed=seed, **more)
     if not more:
@@ -419,36 +463,46 @@ def test_bad_numbers_are_named_together():
                max_new_tokens=2.5, seed=2**64, num_samples=0, stop=['', b'x'])
     with pytest.raises(ValueError) as e: model().generate('The', **bad)
     assert '9 problem(s)' in str(e.value) and all(f'{name}=' in str(e.value) for name in bad)
-    for name in ('temperature', 'top_k', 'top_p', 'min_p', 'repetition_penalty', 'max_new_tokens', 'max_length', 'num_samples', 'seed'):
-        for value in (True, 'x', 1j, np.float32('inf'), [3], 10**400 if name == 'temperature' else -10**400):
-            with pytest.raises(ValueError, match=f'{name}='): model().generate('The', **{name: value})
+    for name,_ in NUMBERS:
+        huge = 10**400 if name == 'temperature' else -10**400
+        for value in (True, 'x', 1j, np.float32('inf'), [3], huge):
+            with pytest.raises(ValueError, match=f'{name}='):
+                model().generate('The', **{name: value})
 
 def test_lengths():
     m = model()
-    n = len(LETTERS.encode('She looked'))
-    count = lambda **k: len(m.generate('She looked', stop_at_eot=False, log_probs=True, seed=0, **k).tokens)
+    n = len(TOK.encode('She looked'))
+    kw = dict(stop_at_eot=False, log_probs=True, seed=0)
+    count = lambda **k: len(m.generate('She looked', **kw, **k).tokens)
     assert [count(max_length=n + 3), count(max_length=n), count(max_new_tokens=0)] == [3, 0, 0]
     assert [count(max_length=1, max_new_tokens=4), count()] == [4, 200]
-    with pytest.raises(ValueError, match=f'max_length={n - 1} counts prompt and output'): count(max_length=n - 1)
-    stream = m.stream('She', max_new_tokens=10**15, seed=0, stop_at_eot=False) # no memory is reserved for it
+    too_short = f'max_length={n - 1} counts prompt and output'
+    with pytest.raises(ValueError, match=too_short): count(max_length=n - 1)
+    # no memory is reserved for so many tokens
+    stream = m.stream('She', max_new_tokens=10**15, seed=0, stop_at_eot=False)
     assert next(stream) == 'She' and next(stream)
 
 def test_penalty_and_many_tokens():
     m = model(max_seq_len=8)
-    assert m.generate('She', max_new_tokens=150, seed=0, repetition_penalty=1.2, stop_at_eot=False).startswith('She')
-    tokens = lambda n: m.generate('She', max_new_tokens=n, seed=0, stop_at_eot=False, log_probs=True).tokens
+    kw = dict(seed=0, stop_at_eot=False)
+    text = m.generate('She', max_new_tokens=150, repetition_penalty=1.2, **kw)
+    assert text.startswith('She')
+    tokens = lambda n: m.generate('She', max_new_tokens=n, log_probs=True, **kw).tokens
     assert len(tokens(150)) == 150 and tokens(150)[:100] == tokens(100)
 
 # ---- prompts ----
 
-@pytest.mark.parametrize('prompt', ['', ' ', '   \n\t  ', 'a\0b', '\0', '<|endoftext|>', 'The <|endoftext|> fox',
-                                    '狐狸', '🦊', '-x', '"\'', '\ufeffThe', 'The'*3000])
+ODD_PROMPTS = ['', ' ', '   \n\t  ', 'a\0b', '\0', '<|endoftext|>', 'The <|endoftext|> fox',
+               '狐狸', '🦊', '-x', '"\'', '\ufeffThe', 'The'*3000]
+
+@pytest.mark.parametrize('prompt', ODD_PROMPTS)
 @pytest.mark.filterwarnings('ignore:the prompt has')
 def test_prompts_stand_at_the_beginning(prompt):
     m = model()
     k = dict(max_new_tokens=5, seed=0)
     text = m.generate(prompt, **k)
-    assert text.startswith(prompt) and text == ''.join(m.stream(prompt, **k)) == m.generate([prompt, 'fox'], **k)[0]
+    assert text.startswith(prompt) and text == ''.join(m.stream(prompt, **k))
+    assert text == m.generate([prompt, 'fox'], **k)[0]
     assert m.generate(prompt, max_new_tokens=0) == prompt
 
 def test_prompt_with_half_a_character():
@@ -467,9 +521,11 @@ def test_prompts_in_any_collection():
     assert m.generate([], **k) == m.generate(iter(()), **k) == []
     assert m.generate(np.array(words), num_samples=np.int64(2), **k)[1][0] == expected[1]
 
-@pytest.mark.parametrize('prompt,hint', [(None, "''"), (b'The', 'decode'), (Path('p.txt'), 'read_text'), (5, 'decode ids'),
-                                         (torch.tensor([1, 2]), 'decode ids'), (['The', None], "''"), ([b'x'], 'decode'), ({'a': 1}, 'str'),
-                                         ({'a'}, 'str'), ([['The']], 'list'), (np.float32(2), 'str')])
+NO_TEXTS = [(None, "''"), (b'The', 'decode'), (Path('p.txt'), 'read_text'), (5, 'decode ids'),
+            (torch.tensor([1, 2]), 'decode ids'), (['The', None], "''"), ([b'x'], 'decode'),
+            ({'a': 1}, 'str'), ({'a'}, 'str'), ([['The']], 'list'), (np.float32(2), 'str')]
+
+@pytest.mark.parametrize('prompt,hint', NO_TEXTS)
 def test_prompt_that_is_no_text(prompt, hint):
     for ask in (model().generate, model().stream, model().next_tokens):
         with pytest.raises(TypeError, match='must be a str') as e: ask(prompt)

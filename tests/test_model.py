@@ -1,34 +1,36 @@
-"Configs as people write them, models that their owner changed, and checkpoint folders as people have them."
-import copy, json, warnings
+"""Configs as people write them, models that their owner changed, and checkpoint folders as people
+have them."""
+import copy
 from dataclasses import asdict, replace
 from enum import IntEnum
 from fractions import Fraction
-from pathlib import Path
 import numpy as np
 import pytest, torch
 from torch import nn
 from torch.nn import functional as F
 from slm_scratch import MODEL_CONFIG, ModelConfig, SmallLanguageModel, Tokenizer
-from slm_scratch.engine.weights import changed_parts
-from slm_scratch.engine.formats import read_safetensors, write_safetensors
-from slm_scratch.tokenizer import EOT
+from slm_scratch.model import changed_parts
 
-story = 'The little fox lost her lantern. She looked under the old oak, and behind the mill. “Lantern!” she cried.\n\n Why? '
+story = ('The little fox lost her lantern. She looked under the old oak, and behind the mill. '
+         '“Lantern!” she cried.\n\n Why? ')
 V = 320
 
 @pytest.fixture(scope='module')
 def own(): return Tokenizer.train([story]*3, V)
 
 def small(tok, **changes):
-    "A model with opinions"
+    "A model whose logits differ clearly"
     torch.manual_seed(0)
-    m = SmallLanguageModel(ModelConfig(**dict(vocab_size=tok.vocab_size, d_model=24, n_heads=3, n_layers=2, max_seq_len=32, d_ff=40) | changes), tok).eval()
-    with torch.no_grad(): [p.add_(torch.randn_like(p)*.2) for p in m.parameters()]
+    usual = dict(vocab_size=tok.vocab_size, d_model=24, n_heads=3, n_layers=2, max_seq_len=32,
+                 d_ff=40)
+    m = SmallLanguageModel(ModelConfig(**usual | changes), tok).eval()
+    with torch.no_grad():
+        for p in m.parameters(): p.add_(torch.randn_like(p)*.2)
     return m
 
 ids = torch.tensor([[5, 260, 7, 301, 9]])
 def same(a, b):
-    "Equal logits, but for the last bits: sums of several threads depend on where a matrix lies in memory"
+    "Equal logits, up to rounding: sums of several threads depend on where a matrix is in memory"
     return torch.allclose(a(ids), b(ids), rtol=0, atol=1e-5)
 
 # ---- a config as a dict ----
@@ -36,17 +38,26 @@ def same(a, b):
 def test_config_reads_like_a_dict():
     c = MODEL_CONFIG
     assert c['d_model'] == 512 and dict(c) == asdict(c) == {**c} and ModelConfig(**c) == c
-    assert len(c) == len([*c]) == len(c.items()) and 'n_heads' in c and 'n_head' not in c and c.get('n_head', 3) == 3
-    assert {**c, 'd_model': 64} == dict(c | dict(d_model=64)) == c.copy() | dict(d_model=64) == {**(dict(d_model=64) | c), 'd_model': 64}
-    assert hash(ModelConfig()) == hash(c) and ModelConfig() == c and c != replace(c, d_model=64) and bool(c)
+    assert len(c) == len([*c]) == len(c.items())
+    assert 'n_heads' in c and 'n_head' not in c and c.get('n_head', 3) == 3
+    narrow = dict(d_model=64)
+    assert {**c, 'd_model': 64} == dict(c | narrow) == c.copy() | narrow
+    assert {**c, 'd_model': 64} == {**(narrow | c), 'd_model': 64}
+    assert hash(ModelConfig()) == hash(c) and ModelConfig() == c and bool(c)
+    assert c != replace(c, d_model=64)
 
-@pytest.mark.parametrize('change', [lambda c: c.__setitem__('d_model', 256), lambda c: c.update(d_model=256), lambda c: c.update({'d_model': 256})])
+ASSIGNMENTS = [lambda c: c.__setitem__('d_model', 256), lambda c: c.update(d_model=256),
+               lambda c: c.update({'d_model': 256})]
+
+@pytest.mark.parametrize('change', ASSIGNMENTS)
 def test_config_dict_assignment(change):
-    with pytest.raises(TypeError, match=r'dataclasses.replace\(config, d_model=256\)'): change(MODEL_CONFIG)
+    advice = r'dataclasses.replace\(config, d_model=256\)'
+    with pytest.raises(TypeError, match=advice): change(MODEL_CONFIG)
 
 def test_config_dict_unknown_key():
     with pytest.raises(KeyError, match='the fields are vocab_size'): MODEL_CONFIG['n_embd']
-    with pytest.raises(ValueError, match="no field 'n_embd'.*d_model"): SmallLanguageModel(dict(n_embd=64))
+    with pytest.raises(ValueError, match="no field 'n_embd'.*d_model"):
+        SmallLanguageModel(dict(n_embd=64))
     for wrong in (5, ['d_model'], 'tiny'):
         with pytest.raises(TypeError): SmallLanguageModel(wrong)
 
@@ -59,8 +70,10 @@ def test_model_from_dict(own):
 # ---- numbers ----
 
 class Size(IntEnum): heads = 3
-odd_numbers = dict(vocab_size=np.int64(V), d_model=np.uint8(24), n_heads=Size.heads, n_layers=torch.tensor(2), max_seq_len=np.array(32), d_ff=np.int32(40),
-                   dropout=np.float32(.25), bias=np.bool_(True), tie_weights=np.True_, positions=np.str_('learned'), mimetic_init=Fraction(1, 2))
+odd_numbers = dict(vocab_size=np.int64(V), d_model=np.uint8(24), n_heads=Size.heads,
+                   n_layers=torch.tensor(2), max_seq_len=np.array(32), d_ff=np.int32(40),
+                   dropout=np.float32(.25), bias=np.bool_(True), tie_weights=np.True_,
+                   positions=np.str_('learned'), copy_init=Fraction(1, 2))
 
 def test_numbers_of_numpy_and_torch(own, tmp_path):
     "Each becomes Python's own, so that a file with it can be loaded"
@@ -69,10 +82,14 @@ def test_numbers_of_numpy_and_torch(own, tmp_path):
     SmallLanguageModel(c, own).save(tmp_path/'m.pth')
     assert SmallLanguageModel.load(tmp_path/'m.pth').config == c
 
-@pytest.mark.parametrize('name, value', [('d_model', 24.), ('d_model', True), ('n_layers', np.float64(2)), ('dropout', np.nan), ('dropout', True),
-                                         ('dropout', np.inf), ('vocab_size', '320'), ('vocab_size', np.array([1, 2])), ('bias', 1), ('positions', None)])
+REFUSED = [('d_model', 24.), ('d_model', True), ('n_layers', np.float64(2)), ('dropout', np.nan),
+           ('dropout', True), ('dropout', np.inf), ('vocab_size', '320'),
+           ('vocab_size', np.array([1, 2])), ('bias', 1), ('positions', None)]
+
+@pytest.mark.parametrize('name, value', REFUSED)
 def test_numbers_refused(name, value):
-    with pytest.raises(ValueError, match=f'{name}='): ModelConfig(**dict(odd_numbers, **{name: value}))
+    with pytest.raises(ValueError, match=f'{name}='):
+        ModelConfig(**odd_numbers | {name: value})
 
 # ---- changed models: saved as they are ----
 
@@ -84,18 +101,24 @@ def frozen(m): m.blocks[0].requires_grad_(False)
 def mixed(m): m.blocks.to(torch.float64)
 def hooked(m): m.blocks[0].register_forward_hook(lambda *a: None)
 def identity(m): m.drop = nn.Identity()
-class Compiled(nn.Module): # as torch.compile makes one
-    def __init__(self, m): super().__init__(); self._orig_mod = m
+class Compiled(nn.Module):
+    "A wrapper as torch.compile makes it"
+    def __init__(self, m):
+        super().__init__()
+        self._orig_mod = m
 def wrapped(m): m.blocks[0] = Compiled(m.blocks[0])
 
-@pytest.mark.parametrize('change', [untied, half, bfloat, double, frozen, mixed, hooked, identity, wrapped])
+UNUSUAL = [untied, half, bfloat, double, frozen, mixed, hooked, identity, wrapped]
+
+@pytest.mark.parametrize('change', UNUSUAL)
 def test_changed_is_saved_as_it_is(own, tmp_path, change):
     m = small(own)
     change(m)
     m.save(tmp_path/'m.pth')
     back = SmallLanguageModel.load(tmp_path/'m.pth')
-    names = lambda state: {k.replace('_orig_mod.', ''): v for k, v in state.items()}
-    for k, v in names(m.state_dict()).items(): assert back.state_dict()[k].dtype == v.dtype and torch.equal(back.state_dict()[k], v), k
+    want = {k.replace('_orig_mod.', ''): v for k, v in m.state_dict().items()}
+    got = back.state_dict()
+    for k, v in want.items(): assert got[k].dtype == v.dtype and torch.equal(got[k], v), k
     assert back.config.tie_weights == (change is not untied)
 
 def test_untied_head_everywhere(own, tmp_path):
@@ -125,10 +148,15 @@ def test_tied_by_its_owner(own, tmp_path):
 
 class Wide(nn.LayerNorm): pass
 class Exact(nn.Module):
-    def __init__(self, mlp): super().__init__(); self.fc, self.proj = mlp.fc, mlp.proj
+    "An MLP with the exact GELU"
+    def __init__(self, mlp):
+        super().__init__()
+        self.fc, self.proj = mlp.fc, mlp.proj
     def forward(self, x): return self.proj(F.gelu(self.fc(x)))
 class Cosine(SmallLanguageModel):
-    def forward(self, ids, *args, **kw): return self.lm_head(F.normalize(self.hidden_states(ids), dim=-1))
+    def forward(self, ids, *args, **kw):
+        return self.lm_head(F.normalize(self.features(ids), dim=-1))
+class Embedding8(nn.Embedding): pass
 
 def changed(m, path, part):
     owner, _, name = path.rpartition('.')
@@ -137,22 +165,27 @@ def changed(m, path, part):
 changes = {
     'lm_head.bias': lambda m: changed(m, 'lm_head', nn.Linear(24, V)),
     'final_norm.eps is 1e-06': lambda m: setattr(m.final_norm, 'eps', 1e-6),
-    'blocks.1.norm2: RMSNorm instead of LayerNorm': lambda m: changed(m, 'blocks.1.norm2', nn.RMSNorm(24)),
+    'blocks.1.norm2: RMSNorm instead of LayerNorm':
+        lambda m: changed(m, 'blocks.1.norm2', nn.RMSNorm(24)),
     'blocks.0.norm1: Wide instead of LayerNorm': lambda m: changed(m, 'blocks.0.norm1', Wide(24)),
-    'blocks.0.mlp: Exact instead of MLP': lambda m: changed(m, 'blocks.0.mlp', Exact(m.blocks[0].mlp)),
+    'blocks.0.mlp: Exact instead of MLP':
+        lambda m: changed(m, 'blocks.0.mlp', Exact(m.blocks[0].mlp)),
     'blocks.0.mlp.forward was replaced': lambda m: setattr(m.blocks[0].mlp, 'forward', lambda x: x),
-    'token_embedding.num_embeddings is 340': lambda m: changed(m, 'token_embedding', nn.Embedding(340, 24)),
+    'token_embedding.num_embeddings is 340':
+        lambda m: changed(m, 'token_embedding', nn.Embedding(340, 24)),
     'position_embedding': lambda m: changed(m, 'position_embedding', nn.Embedding(64, 24)),
     'adapter: an additional Linear': lambda m: m.add_module('adapter', nn.Linear(2, 2)),
     'scale: (1,)': lambda m: m.register_buffer('scale', torch.ones(1)),
     'gate: (3,)': lambda m: m.register_parameter('gate', nn.Parameter(torch.ones(3))),
-    'blocks.0.mlp.fc: ParametrizedLinear': lambda m: nn.utils.parametrizations.weight_norm(m.blocks[0].mlp.fc),
+    'blocks.0.mlp.fc: ParametrizedLinear':
+        lambda m: nn.utils.parametrizations.weight_norm(m.blocks[0].mlp.fc),
     'blocks.1.attn.n_heads is 6': lambda m: setattr(m.blocks[1].attn, 'n_heads', 6),
     'blocks.2: an additional Block': lambda m: m.blocks.append(copy.deepcopy(m.blocks[0])),
     'blocks.1: is missing': lambda m: m.blocks.__delitem__(1),
     'Cosine instead of SmallLanguageModel': lambda m: setattr(m, '__class__', Cosine),
     "device 'meta'": lambda m: m.to('meta'),
-    'token_embedding: Embedding8 instead of Embedding': lambda m: changed(m, 'token_embedding', type('Embedding8', (nn.Embedding,), {})(V, 24)),
+    'token_embedding: Embedding8 instead of Embedding':
+        lambda m: changed(m, 'token_embedding', Embedding8(V, 24)),
 }
 
 @pytest.mark.parametrize('says', changes)
@@ -163,7 +196,8 @@ def test_changed_is_refused_by_name(own, tmp_path, says):
     for write in (m.save, m.save_pretrained) + ((m.save_gguf,) if gguf_here() else ()):
         with pytest.raises(ValueError) as e: write(tmp_path/'m.pth')
         assert says in str(e.value), str(e.value)
-    assert (tmp_path/'m.pth').read_bytes() == b'older' and len([*tmp_path.iterdir()]) == 1
+    assert (tmp_path/'m.pth').read_bytes() == b'older'
+    assert len([*tmp_path.iterdir()]) == 1
 
 def gguf_here():
     try: import gguf
@@ -173,42 +207,53 @@ def gguf_here():
 def test_unchanged(own):
     "Nothing of what training and generation do counts as a change"
     m = small(own, dropout=.1)
-    for variant in (m, m.train(), small(own, positions='rotary'), small(own, tie_weights=False, bias=False), m.quantize(), copy.deepcopy(m)):
+    for variant in (m, m.train(), small(own, positions='rotary'),
+                    small(own, tie_weights=False, bias=False), m.quantize(), copy.deepcopy(m)):
         assert changed_parts(variant) == []
     from functools import partial
     b = m.blocks[0]
-    b.forward = partial(torch.utils.checkpoint.checkpoint, partial(type(b).forward, b), use_reentrant=False)
+    checkpoint = torch.utils.checkpoint.checkpoint
+    b.forward = partial(checkpoint, partial(type(b).forward, b), use_reentrant=False)
     assert changed_parts(m) == []
     class Mine(SmallLanguageModel):
         def say(self): return 'hello'
     m.__class__ = Mine
     assert changed_parts(m) == []
 
-def test_nan_weights_are_told(own, tmp_path):
+def test_nan_weights_are_reported(own, tmp_path):
     m = small(own)
     m.blocks[0].mlp.fc.weight.data[0, 0] = float('nan')
     for write in (m.save, m.save_pretrained):
-        with pytest.warns(UserWarning, match='NaN.*blocks.0.mlp.fc.weight'): write(tmp_path/'x')
+        warns = pytest.warns(UserWarning, match='NaN.*blocks.0.mlp.fc.weight')
+        with warns: write(tmp_path/'x')
         tmp_path = tmp_path/'more'
-    with pytest.warns(UserWarning, match='NaN'): SmallLanguageModel.from_pretrained(tmp_path.parent/'x')
+    with pytest.warns(UserWarning, match='NaN'):
+        SmallLanguageModel.from_pretrained(tmp_path.parent/'x')
 
 # ---- ONNX ----
 
 def onnx_logits(m, path):
-    ort = pytest.importorskip('onnxruntime'); pytest.importorskip('onnx')
+    ort = pytest.importorskip('onnxruntime')
+    pytest.importorskip('onnx')
     m.save_onnx(path)
-    return torch.tensor(ort.InferenceSession(path, providers=['CPUExecutionProvider']).run(None, {'ids': ids.numpy()})[0])
+    session = ort.InferenceSession(path, providers=['CPUExecutionProvider'])
+    return torch.tensor(session.run(None, {'ids': ids.numpy()})[0])
 
-@pytest.mark.parametrize('change', [half, bfloat, double, mixed, untied, lambda m: setattr(m.final_norm, 'eps', .1),
-                                    lambda m: changed(m, 'blocks.0.mlp', Exact(m.blocks[0].mlp))], ids=lambda f: f.__name__)
+def other_eps(m): m.final_norm.eps = .1
+def exact_gelu(m): changed(m, 'blocks.0.mlp', Exact(m.blocks[0].mlp))
+ONNX_CHANGES = [half, bfloat, double, mixed, untied, other_eps, exact_gelu]
+
+@pytest.mark.parametrize('change', ONNX_CHANGES, ids=lambda f: f.__name__)
 def test_onnx_is_the_model_as_it_is(own, tmp_path, change):
     m = small(own)
     change(m)
     modes = [p.training for p in m.train().modules()]
     before = {k: v.clone() for k, v in m.state_dict().items()}
     got = onnx_logits(m, tmp_path/'m.onnx')
-    assert [p.training for p in m.modules()] == modes and all(torch.equal(v, before[k]) for k, v in m.state_dict().items())
-    torch.testing.assert_close(got, copy.deepcopy(m).float().eval()(ids).detach(), rtol=1e-4, atol=1e-4)
+    assert [p.training for p in m.modules()] == modes
+    assert all(torch.equal(v, before[k]) for k, v in m.state_dict().items())
+    want = copy.deepcopy(m).float().eval()(ids).detach()
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
 
 def test_onnx_refuses_int8_and_meta(own, tmp_path):
     pytest.importorskip('onnx')

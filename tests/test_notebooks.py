@@ -1,4 +1,5 @@
-"Every notebook runs as a reader runs it: every cell in a plain kernel, from the wheel, alone in an empty folder, without a network, on a poor machine."
+"""Every notebook runs as a reader runs it: every cell in a plain kernel, from the wheel, alone in
+an empty folder, without a network, on a machine with one thread and AVX2 at most."""
 import ast, os, re, sys
 from pathlib import Path
 import nbformat, pytest
@@ -6,20 +7,24 @@ from conftest import cfg, nb_name, nbs, root, run
 from machines import by_length, run_notebook
 from project import default_exp, is_lesson
 
+answers = re.compile(r'<details>.*?(?:```python\n(.*?)```|`(return .*?)`).*?</details>', re.S)
+
+def solution_cell(stub, code, one_line):
+    "A cell that runs a printed solution, and then the check of its stub, which must say: right"
+    head = re.search(r'^(def .*:)\n', stub, re.M)
+    check = ast.get_source_segment(stub, ast.parse(stub).body[-1])
+    return nbformat.v4.new_code_cell(f"""{code or f'{head[1]} {one_line}'}
+import contextlib as _c, io as _io
+with _c.redirect_stdout(_io.StringIO()) as _said: _got = {check}
+assert 'right' in f'{{_got}} {{_said.getvalue()}}'.lower(), f'{{_got}} {{_said.getvalue()}}'""")
+
 def solved(nb):
-    "The notebook, with the printed solution of each exercise run after its untouched stub: the check must say that it is right"
+    "The notebook, with the printed solution of each exercise run after its untouched stub"
     out, stub = [], None
     for c in nb.cells:
         out.append(c)
-        for answer in re.findall(r'<details>.*?(?:```python\n(.*?)```|`(return .*?)`).*?</details>', c.source, re.S) if c.cell_type == 'markdown' else []:
-            code, one = answer
-            head = re.search(r'^(def .*:)\n', stub, re.M)
-            check = ast.get_source_segment(stub, ast.parse(stub).body[-1])
-            code = code or f'{head[1]} {one}'
-            out.append(nbformat.v4.new_code_cell(f"""{code}
-import contextlib as _c, io as _io
-with _c.redirect_stdout(_io.StringIO()) as _said: _got = {check}
-assert 'right' in f'{{_got}} {{_said.getvalue()}}'.lower(), f'{{_got}} {{_said.getvalue()}}'"""))
+        if c.cell_type == 'markdown':
+            out += [solution_cell(stub, *answer) for answer in answers.findall(c.source)]
         if c.cell_type == 'code' and 'hide' not in c.source: stub = c.source
     nb.cells = out
     return nb
@@ -34,16 +39,20 @@ def test_every_solution_is_found():
     "As many solutions are run as are printed"
     for p in nbs:
         nb = nbformat.read(p, 4)
-        printed = sum(c.source.count('<details>') for c in nb.cells if c.cell_type == 'markdown' and 'olution</summary>' in c.source)
+        folded = [c.source for c in nb.cells
+                  if c.cell_type == 'markdown' and 'olution</summary>' in c.source]
+        printed = sum(src.count('<details>') for src in folded)
         assert len(solved(nb).cells) - len(nbformat.read(p, 4).cells) == printed, p.name
         assert printed >= 3 or p.stem == 'index' or not is_lesson(p), p.name
 
 def test_every_module_has_its_notebook():
-    "No lesson is taken for a scratch notebook and left out: each module is written by one of the notebooks that are run"
+    "Each module is written by one of the notebooks that are run: none of them is left out"
     lib = root/cfg['lib_path']
-    modules = {'.'.join(p.relative_to(lib).with_suffix('').parts) for p in lib.rglob('*.py') if not p.name.startswith('_')}
+    paths = [p.relative_to(lib) for p in lib.rglob('*.py') if not p.name.startswith('_')]
+    modules = {'.'.join(p.with_suffix('').parts) for p in paths}
     assert modules == {default_exp(p) for p in nbs} - {None}
-    assert [p.name for p in nbs if is_lesson(p) and not default_exp(p)] in ([], ['index.ipynb']), 'only the index exports nothing'
+    silent = [p.name for p in nbs if is_lesson(p) and not default_exp(p)]
+    assert silent in ([], ['index.ipynb']), 'only the index exports nothing'
 
 @pytest.mark.parametrize('nb', sorted(map(nb_name, nbs), key=by_length))
 def test_runs(nb, notebook_runs, record_property):
@@ -54,44 +63,59 @@ def test_runs(nb, notebook_runs, record_property):
     kept = ['runs'] if nb == 'index' else [] # the demo's run, as the page says
     assert r.left in ([], kept), f'{nb} left {r.left} in the folder it ran in'
 
-def test_a_failure_names_its_cell(poor, tmp_path):
-    "Whatever its directives say a cell is run, and one that fails is named by its heading and its first line"
+def test_a_failure_names_its_cell(avx2_env, tmp_path):
+    """Whatever its directives say a cell is run, and one that fails is named by its heading and its
+    first line"""
     v = nbformat.v4
-    cells = [v.new_markdown_cell('# A\n\n> b'), v.new_markdown_cell('## Second part'), v.new_code_cell('#| gpu\n\nx = 1\nassert x == 2, "not two"')]
+    cells = [v.new_markdown_cell('# A\n\n> b'), v.new_markdown_cell('## Second part'),
+             v.new_code_cell('#| gpu\n\nx = 1\nassert x == 2, "not two"')]
     nbformat.write(v.new_notebook(cells=cells), tmp_path/'a.ipynb')
-    r = run_notebook(tmp_path/'a.ipynb', tmp_path/'run', poor.python, poor.env)
-    assert r.error.startswith('a.ipynb stopped in cell 2, under "Second part":\n    x = 1\nAssertionError: not two\n')
+    r = run_notebook(tmp_path/'a.ipynb', tmp_path/'run', avx2_env.python, avx2_env.env)
+    place = 'a.ipynb stopped in cell 2, under "Second part":\n    x = 1\n'
+    assert r.error.startswith(f'{place}AssertionError: not two\n')
     cells[-1].source = '#| slow\n#| eval: false\nopen("left.txt", "w", encoding="utf-8").close()'
     nbformat.write(v.new_notebook(cells=cells), tmp_path/'a.ipynb')
-    r = run_notebook(tmp_path/'a.ipynb', tmp_path/'again', poor.python, poor.env)
+    r = run_notebook(tmp_path/'a.ipynb', tmp_path/'again', avx2_env.python, avx2_env.env)
     assert (r.error, r.left) == ('', ['left.txt'])
     cells[-1].source = 'import time\ntime.sleep(600)'
     nbformat.write(v.new_notebook(cells=cells), tmp_path/'a.ipynb')
-    assert 'timed out' in run_notebook(tmp_path/'a.ipynb', tmp_path/'hangs', poor.python, poor.env, limit=3).error
+    r = run_notebook(tmp_path/'a.ipynb', tmp_path/'hangs', avx2_env.python, avx2_env.env, limit=3)
+    assert 'timed out' in r.error
 
-no_network = ['urllib.request.urlopen("https://pypi.org", timeout=5)', 'socket.create_connection(("192.0.2.1", 80), timeout=5)']
+no_network = ['urllib.request.urlopen("https://pypi.org", timeout=5)',
+              'socket.create_connection(("192.0.2.1", 80), timeout=5)']
 
-def test_the_bare_environment_is_bare(bare, empty):
+def check_no_network(env):
+    for call in no_network:
+        code = f'import socket, urllib.request\n{call}'
+        assert 'no network in this test' in env('-c', code, ok=False).stderr
+
+def test_the_wheel_environment_holds_nothing_else(wheel_env, empty):
     "It can fail: no network, nothing of the developer's, and the package is the wheel's"
-    assert str(bare.site) in bare('-c', 'import slm_scratch; print(slm_scratch.__file__)', cwd=empty).stdout
+    code = 'import slm_scratch\nprint(slm_scratch.__file__)'
+    assert str(wheel_env.site) in wheel_env('-c', code, cwd=empty).stdout
     for name in ['transformers', 'tokenizers', 'hypothesis', 'pytest', 'nbdev']:
-        assert 'ModuleNotFoundError' in bare('-c', f'import {name}', ok=False).stderr, name
-    for ask in no_network: assert 'no network in this test' in bare('-c', f'import socket, urllib.request; {ask}', ok=False).stderr
+        assert 'ModuleNotFoundError' in wheel_env('-c', f'import {name}', ok=False).stderr, name
+    check_no_network(wheel_env)
 
-def test_the_poor_machine_is_poor(poor, empty):
-    "It can fail: the package is the wheel's, the developer's packages are there, no network, one thread, and no vector extension beyond AVX2"
+def test_the_imitated_machine_has_no_more(avx2_env, empty):
+    """It can fail: the package is the wheel's, the developer's packages are there, no network, one
+    thread, and no vector extension beyond AVX2"""
     code = '''
 import importlib.util, torch, slm_scratch
 print(slm_scratch.__file__, torch.get_num_threads(), torch.backends.cpu.get_cpu_capability())
-print([n for n in ('transformers', 'tokenizers', 'hypothesis', 'onnx', 'gguf', 'matplotlib') if not importlib.util.find_spec(n)])'''
-    where, missing = poor('-c', code, cwd=empty).stdout.splitlines()
+names = ('transformers', 'tokenizers', 'hypothesis', 'onnx', 'gguf', 'matplotlib')
+print([n for n in names if not importlib.util.find_spec(n)])'''
+    where, missing = avx2_env('-c', code, cwd=empty).stdout.splitlines()
     file, threads, capability = where.rsplit(' ', 2)
-    assert Path(file).is_relative_to(poor.site) and threads == '1' and 'AVX512' not in capability
+    assert Path(file).is_relative_to(avx2_env.site)
+    assert threads == '1' and 'AVX512' not in capability
     assert missing == '[]'
-    for ask in no_network: assert 'no network in this test' in poor('-c', f'import socket, urllib.request; {ask}', ok=False).stderr
+    check_no_network(avx2_env)
 
 def test_machines_can_be_chosen(tmp_path):
     "`make test-machines ARGS=…` runs what is asked for, and refuses what is not there"
     tool = root/'tools'/'machines.py'
-    assert 'no such setting: abacus' in run(sys.executable, tool, '--settings', 'abacus', ok=False).stderr
-    assert 'no such notebook: 99_magic' in run(sys.executable, tool, '99_magic', '--settings', 'bare', ok=False).stderr
+    def refused(*args): return run(sys.executable, tool, *args, ok=False).stderr
+    assert 'no such setting: abacus' in refused('--settings', 'abacus')
+    assert 'no such notebook: 99_magic' in refused('99_magic', '--settings', 'bare')

@@ -3,18 +3,23 @@ import ast, email, importlib, inspect, re, shlex, sys, zipfile
 import pytest
 from packaging.requirements import Requirement
 from conftest import cfg, root
+from project import lesson_modules, order
 
 def in_wheel(wheel, name):
     with zipfile.ZipFile(wheel) as z: return z.read(name).decode('utf-8')
 
 def metadata(wheel):
-    return email.message_from_string(in_wheel(wheel, next(n for n in zipfile.ZipFile(wheel).namelist() if n.endswith('.dist-info/METADATA'))))
+    names = zipfile.ZipFile(wheel).namelist()
+    name = next(n for n in names if n.endswith('.dist-info/METADATA'))
+    return email.message_from_string(in_wheel(wheel, name))
 
 def test_files(wheel):
     lib = cfg['lib_path']
     names = set(zipfile.ZipFile(wheel).namelist())
-    want = {str(p.relative_to(root)) for p in (root/lib).rglob('*') if p.is_file() and '__pycache__' not in p.parts}
-    assert {f'{lib}/assets/tales.json', f'{lib}/look.mplstyle', f'{lib}/train.py', f'{lib}/engine/files.py'} <= want, 'the repository holds them'
+    files = [p for p in (root/lib).rglob('*') if p.is_file() and '__pycache__' not in p.parts]
+    want = {str(p.relative_to(root)) for p in files}
+    some = ['assets/tales.json', 'look.mplstyle', 'train.py', 'engine/files.py']
+    assert {f'{lib}/{name}' for name in some} <= want, 'the repository holds them'
     assert want <= names
     others = {n for n in names - want if '.dist-info/' not in n}
     assert not others, f'the wheel also holds {others}'
@@ -26,10 +31,12 @@ def test_metadata(wheel):
     assert m['Requires-Python'] == '>=' + cfg['min_python']
     assert m['Description-Content-Type'] == 'text/markdown'
     readme = (root/'README.md').read_text(encoding='utf-8')
-    assert readme.startswith('# ' + cfg['title']) and m.get_payload().strip().startswith('# ' + cfg['title'])
+    title = '# ' + cfg['title']
+    assert readme.startswith(title) and m.get_payload().strip().startswith(title)
     assert cfg['author'] in (root/'LICENSE').read_text(encoding='utf-8')
 
-optional = {'huggingface_hub', 'ipywidgets'} # what some functions need and nobody must have: exactly these
+# what some functions need and nobody must have: exactly these
+optional = {'huggingface_hub', 'ipywidgets'}
 
 def runtime(wheel):
     rs = [Requirement(r) for r in metadata(wheel).get_all('Requires-Dist')]
@@ -41,21 +48,29 @@ def test_no_caps(wheel):
     assert {'torch', 'numpy', 'tiktoken', 'tqdm', 'matplotlib'} <= {r.name for r in rs}
     assert [str(r) for r in rs for s in r.specifier if s.operator != '>='] == []
 
+def top_names(node):
+    "The packages that an `import` or an absolute `from … import` names"
+    if isinstance(node, ast.Import): names = [a.name for a in node.names]
+    elif isinstance(node, ast.ImportFrom) and not node.level: names = [node.module]
+    else: names = []
+    return {n.split('.')[0] for n in names}
+
 def imports(src):
-    "What a module imports from elsewhere, and which of that with a guard: inside a function or a `try`"
+    "What a module imports from elsewhere: always, and with a guard (in a function or a `try`)"
     tree = ast.parse(src)
-    names = lambda n: [a.name for a in n.names] if isinstance(n, ast.Import) else [n.module] if isinstance(n, ast.ImportFrom) and not n.level else []
-    tops = lambda nodes: {m.split('.')[0] for n in nodes for m in names(n)}
     guards = [n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.Try))]
     guarded = {n for g in guards for n in ast.walk(g)}
-    return tops(n for n in ast.walk(tree) if n not in guarded), tops(guarded)
+    always = [n for n in ast.walk(tree) if n not in guarded]
+    return set().union(*map(top_names, always)), set().union(*map(top_names, guarded))
 
 def test_imports_are_seen():
-    src = 'import a.b, c\nfrom d.e import f\nfrom .g import h\ntry: import i\nexcept ImportError: pass\ndef j():\n    if k: from l import m'
+    src = ('import a.b, c\nfrom d.e import f\nfrom .g import h\n'
+           'try: import i\nexcept ImportError: pass\ndef j():\n    if k: from l import m')
     assert imports(src) == ({'a', 'c', 'd'}, {'i', 'l'})
 
 def test_requirements_are_used():
-    "Each run-time requirement is imported by a module, and each import is required; what is not required is imported by a function that needs it, or in a `try`"
+    """Each run-time requirement is imported by a module, and each import is required; what is not
+    required is imported by a function that needs it, or in a `try`"""
     need = {Requirement(r).name for r in shlex.split(cfg['requirements'])}
     found = [imports(p.read_text(encoding='utf-8')) for p in (root/cfg['lib_path']).rglob('*.py')]
     always, guarded = (set().union(*f) for f in zip(*found))
@@ -63,20 +78,91 @@ def test_requirements_are_used():
     comes_along = {'regex'} # of tiktoken
     ours = sys.stdlib_module_names | need | comes_along | {cfg['lib_path']}
     assert always <= ours, f'imported at the top of a module but not required: {always - ours}'
-    unused = optional - guarded
-    assert guarded - ours == optional, f'imported but not listed: {guarded - ours - optional}; listed but not imported: {unused}'
+    other = guarded - ours
+    assert other == optional, (f'imported but not listed: {other - optional}; '
+                               f'listed but not imported: {optional - guarded}')
 
-def test_import_is_light(bare, empty):
-    "`import slm_scratch` needs neither a network nor the developer's packages, prints and writes nothing, and leaves random states alone"
+# ---- one order of modules ----
+
+lib = cfg['lib_path']
+known = [n if n in lesson_modules else f'engine.{n}' for n in order] # in their order
+imports_all = {'__init__', '__main__', '_modidx', 'engine', 'engine.__init__'}
+
+# Imports against the order that exist today: (module, what it imports). Whoever mends one takes it
+# out; a new one fails.
+allowed_for_now = {('engine.cli', '')} # `import slm_scratch`, for its version and its notes
+
+def dotted(path):
+    "slm_scratch/engine/files.py -> engine.files"
+    return '.'.join(path.relative_to(root/lib).with_suffix('').parts)
+
+def absolute(name, node):
+    "What a `from … import` in the module `name` (engine.files) names before `import`, absolutely"
+    if not node.level: return node.module
+    parents = [lib, *name.split('.')][:-node.level]
+    return '.'.join([*parents, *filter(None, [node.module])])
+
+def imported_modules(src, name):
+    "Our modules that the source of module `name` imports, wherever in it; '' is the package itself"
+    found = set()
+    for node in ast.walk(ast.parse(src)):
+        if isinstance(node, ast.Import): found |= {a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = absolute(name, node)
+            below = {f'{base}.{a.name}' for a in node.names}
+            modules = below & {f'{lib}.{m}' for m in [*known, 'engine']}
+            found |= modules
+            if len(modules) < len(below): found.add(base) # a name that is no module
+    ours = {n for n in found if n == lib or n.startswith(f'{lib}.')}
+    return {n.removeprefix(lib).removeprefix('.') for n in ours}
+
+def against_the_order(src, name):
+    "The imports of module `name` that do not stand before it in the order"
+    earlier = known[:known.index(name)] if name in known else known
+    return imported_modules(src, name) - {*earlier, name}
+
+def test_imports_against_the_order_are_seen():
+    src = """
+from .model import (ModelConfig,
+                    SmallLanguageModel)
+from .engine.files import TMP
+from .engine import (corpus, demo)
+import torch, slm_scratch.train as t
+if TYPE_CHECKING: from slm_scratch.generate import Decoder
+def late():
+    from . import attention
+    from slm_scratch import SmallLanguageModel
+"""
+    found = {'model', 'engine.files', 'engine.corpus', 'engine.demo', 'train', 'generate',
+             'attention', ''}
+    assert imported_modules(src, 'data') == found
+    assert against_the_order(src, 'data') == found - {'engine.files'}
+    assert imported_modules('from ..model import x\nfrom .run import y\nfrom . import cli',
+                            'engine.demo') == {'model', 'engine.run', 'engine.cli'}
+
+def test_modules_import_from_those_before_them():
+    "Every import of the package, in functions too, against `order` in tools/project.py"
+    paths = {dotted(p): p for p in (root/lib).rglob('*.py')}
+    modules = paths.keys() - imports_all
+    assert modules <= set(known), 'a new module needs its place in tools/project.py'
+    bad = {(name, other) for name in modules
+           for other in against_the_order(paths[name].read_text(encoding='utf-8'), name)}
+    assert bad <= allowed_for_now
+
+def test_import_is_light(wheel_env, empty):
+    """`import slm_scratch` needs neither a network nor the developer's packages, prints and writes
+    nothing, and leaves random states alone"""
     code = '''
 import random, sys, torch, numpy as np
 states = random.getstate(), torch.get_rng_state(), np.random.get_state()[1].copy()
 import slm_scratch
-from slm_scratch import Tokenizer, ModelConfig, MODEL_CONFIG, PRESETS, SmallLanguageModel, LanguageModelTrainer
+from slm_scratch import Tokenizer, ModelConfig, MODEL_CONFIG, PRESETS
+from slm_scratch import SmallLanguageModel, LanguageModelTrainer
 import slm_scratch.engine.demo
-assert random.getstate() == states[0] and torch.equal(torch.get_rng_state(), states[1]) and (np.random.get_state()[1] == states[2]).all()
+assert random.getstate() == states[0] and torch.equal(torch.get_rng_state(), states[1])
+assert (np.random.get_state()[1] == states[2]).all()
 '''
-    r = bare('-W', 'error::DeprecationWarning:slm_scratch', '-c', code, cwd=empty)
+    r = wheel_env('-W', 'error::DeprecationWarning:slm_scratch', '-c', code, cwd=empty)
     assert (r.stdout, r.stderr) == ('', '') and not list(empty.iterdir())
 
 def test_public_names():
@@ -85,21 +171,28 @@ def test_public_names():
     with pytest.raises(AttributeError, match='no attribute'): slm_scratch.nothing
     assert slm_scratch.__version__ == cfg['version']
     C = slm_scratch.MODEL_CONFIG
-    assert (C.vocab_size, C.d_model, C.n_heads, C.n_layers, C.max_seq_len) == (50257, 512, 8, 6, 1024)
+    sizes = (C.d_model, C.n_heads, C.n_layers)
+    assert (C.vocab_size, C.max_seq_len) == (50257, 1024) and sizes == (512, 8, 6)
     sizes = {k: (c.d_model, c.n_heads, c.n_layers) for k,c in slm_scratch.PRESETS.items()}
-    assert sizes['tiny'] == (256, 4, 4) and sizes['small'] == (512, 8, 6) and sizes['medium'] == (768, 12, 12)
+    assert sizes['tiny'] == (256, 4, 4) and sizes['small'] == (512, 8, 6)
+    assert sizes['medium'] == (768, 12, 12)
 
 scripts = [s.split('=') for s in shlex.split(cfg['console_scripts'])]
 @pytest.mark.parametrize('name,target', scripts)
-def test_help(name, target, bare, empty):
+def test_help(name, target, wheel_env, empty):
     "Each program answers `--help`, off line, with every option, what it means and its default"
-    out = ' '.join(bare(bare.site/'bin'/name, '--help', cwd=empty).stdout.split())
-    mod, f = target.split(':')
-    params = inspect.signature(inspect.unwrap(getattr(importlib.import_module(mod), f))).parameters.values()
+    out = ' '.join(wheel_env(wheel_env.site/'bin'/name, '--help', cwd=empty).stdout.split())
+    module, function = target.split(':')
+    f = inspect.unwrap(getattr(importlib.import_module(module), function))
+    params = inspect.signature(f).parameters.values()
     assert params
     for p in params:
-        shown = p.name if p.default is p.empty else '--' + p.name
-        assert re.search(rf'(^| ){re.escape(shown)}( \w+)? +\S', out), f'{name} --help does not explain {shown}'
-        if shown.startswith('--'): assert '--' + p.name.replace('_', '-') in out, f'{name} --help does not show {shown} with hyphens'
-        if p.default not in (p.empty, None, False, ''): assert f'(default: {p.default})' in out, f'{name} --help does not give the default of {shown}'
+        option = '--' + p.name
+        shown = p.name if p.default is p.empty else option
+        about = rf'(^| ){re.escape(shown)}( \w+)? +\S'
+        assert re.search(about, out), f'{name} --help does not explain {shown}'
+        if shown == option:
+            assert option.replace('_', '-') in out, f'{name} --help: no {option} with hyphens'
+        if p.default not in (p.empty, None, False, ''):
+            assert f'(default: {p.default})' in out, f'{name} --help: no default of {shown}'
     assert not list(empty.iterdir())

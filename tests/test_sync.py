@@ -1,14 +1,15 @@
 "The notebooks are the source: cleaning, exporting and writing README.md change nothing."
-import sys
+import json, sys
 from pathlib import Path
 from conftest import copy_repo, root, run
 
-made = ['nbs', 'slm_scratch', 'README.md']
-
 def files(top):
-    ps = [p for m in made for p in ([top/m] if (top/m).is_file() else (top/m).rglob('*'))]
     passing = {'__pycache__', '.ipynb_checkpoints', 'runs'} # what git ignores there
-    return {str(p.relative_to(top)): p.read_bytes() for p in ps if p.is_file() and not passing & set(p.relative_to(top).parts)}
+    found = {}
+    for p in [top/'README.md', *(top/'nbs').rglob('*'), *(top/'slm_scratch').rglob('*')]:
+        path = p.relative_to(top)
+        if p.is_file() and not passing & set(path.parts): found[str(path)] = p.read_bytes()
+    return found
 
 def make_export(d):
     "What `make export` runs, in the copy `d`"
@@ -20,7 +21,8 @@ def nbdev(d):
     run(bin/'nbdev_clean', cwd=d)
     run(bin/'nbdev_export', cwd=d)
 
-def different(old, new): return sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+def different(old, new):
+    return sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
 
 def test_nothing_changes(tmp_path):
     d = copy_repo(tmp_path, 'nbs', 'tools', 'images')
@@ -38,29 +40,42 @@ def test_a_change_is_seen(tmp_path):
     with (d/'slm_scratch'/'attention.py').open('a', encoding='utf-8') as f: f.write('\nx = 1\n')
     (d/'slm_scratch'/'model.py').unlink()
     nb = d/'nbs'/'02_attention.ipynb'
-    nb.write_text(nb.read_text(encoding='utf-8').replace('"execution_count": null', '"execution_count": 7'), encoding='utf-8')
+    run_once = nb.read_text(encoding='utf-8').replace('"execution_count": null',
+                                                      '"execution_count": 7')
+    nb.write_text(run_once, encoding='utf-8')
     (d/'slm_scratch'/'engine'/'files.py').unlink()
-    assert different(old, files(d)) == ['nbs/02_attention.ipynb', 'slm_scratch/attention.py', 'slm_scratch/engine/files.py', 'slm_scratch/model.py']
+    assert different(old, files(d)) == ['nbs/02_attention.ipynb', 'slm_scratch/attention.py',
+                                        'slm_scratch/engine/files.py', 'slm_scratch/model.py']
     make_export(d)
     assert different(old, files(d)) == [], 'and the tools mend it'
 
-empty = '{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}'
-code_alone = '{"cells": [{"cell_type": "code", "source": "1+1", "metadata": {}, "outputs": [], "execution_count": 3}], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}'
+def notebook(*cells):
+    return json.dumps(dict(cells=cells, metadata={}, nbformat=4, nbformat_minor=5))
+def markdown(source): return dict(cell_type='markdown', source=source, metadata={})
+
+code = dict(cell_type='code', source='1+1', metadata={}, outputs=[], execution_count=3)
 
 def test_scratch_notebooks_are_left_alone(tmp_path):
-    "What somebody tries out beside the notebooks is named, not exported and not changed, and stops nothing; Jupyter's checkpoints are not even named"
+    """What somebody tries out beside the notebooks is named, not exported and not changed, and
+    stops nothing; Jupyter's checkpoints are not even named"""
     d = copy_repo(tmp_path, 'nbs', 'tools', 'images')
     make_export(d)
     old = files(d)
-    untitled = '{"cells": [{"cell_type": "markdown", "source": "some thoughts", "metadata": {}}], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}'
-    title_alone = untitled.replace('some thoughts', '# My thoughts')
-    scratch = {'nbs/Untitled.ipynb': '', 'nbs/thoughts.ipynb': title_alone, 'nbs/empty.ipynb': empty, 'nbs/engine/Untitled1.ipynb': code_alone, 'nbs/a b.ipynb': untitled, 'nbs/new/list.ipynb': '[]'}
+    scratch = {'nbs/Untitled.ipynb': '',
+               'nbs/thoughts.ipynb': notebook(markdown('# My thoughts')),
+               'nbs/empty.ipynb': notebook(),
+               'nbs/engine/Untitled1.ipynb': notebook(code),
+               'nbs/a b.ipynb': notebook(markdown('some thoughts')),
+               'nbs/new/list.ipynb': '[]'}
     seen = (d/'nbs'/'02_attention.ipynb').read_text(encoding='utf-8')
-    hidden = {'nbs/.ipynb_checkpoints/02_attention-checkpoint.ipynb': seen, 'nbs/engine/.ipynb_checkpoints/files-checkpoint.ipynb': seen}
+    checkpoints = ['nbs/.ipynb_checkpoints/02_attention-checkpoint.ipynb',
+                   'nbs/engine/.ipynb_checkpoints/files-checkpoint.ipynb']
+    hidden = dict.fromkeys(checkpoints, seen)
     for name,s in (scratch | hidden).items():
         (d/name).parent.mkdir(exist_ok=True)
         (d/name).write_text(s, encoding='utf-8')
     said = make_export(d).stderr
-    assert {l.split(': ')[1] for l in said.splitlines() if l.startswith('left out: ')} == set(scratch)
+    lines = [l for l in said.splitlines() if l.startswith('left out: ')]
+    assert {l.split(': ')[1] for l in lines} == set(scratch)
     assert different(old, files(d)) == sorted(scratch)
     for name,s in (scratch | hidden).items(): assert (d/name).read_text(encoding='utf-8') == s

@@ -1,7 +1,9 @@
-"What `train` does with inputs of every kind that people have: one test a kind, found by its name (`pytest -k foreign`)."
+"""What `train` does with inputs of every kind that people have: one test a kind, found by its name
+(`pytest -k foreign`)."""
 import json
 import os
 import shutil
+from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -17,9 +19,8 @@ from slm_scratch.engine.corpus import prepare
 from slm_scratch.engine.files import TMP, safe_load
 from slm_scratch.model import ModelConfig, SmallLanguageModel
 from slm_scratch.tokenizer import Tokenizer
-from slm_scratch.engine.loss import activation_checkpointing, language_model_loss
-from slm_scratch.engine.evaluate import evaluate
-from slm_scratch.train import bare_model, check_arguments, LanguageModelTrainer, windows_from
+from slm_scratch.train import LanguageModelTrainer, bare_model, check_arguments, evaluate
+from slm_scratch.train import forgetful, language_model_loss, windows_from
 
 TEXTS = [t.text for t in tales(16)]
 EOT = '\n<|endoftext|>\n'
@@ -62,7 +63,9 @@ def model(tok):
 def train(model, pair, tmp_path):
     "A short run"
     def go(net=None, data=pair, **kw):
-        usual = dict(batch_size=2, block_size=16, max_steps=6, learning_rate=3e-3, eval_every=3, eval_tokens=64, log_every=1, precision='fp32', verbose=False, device='cpu', out_dir=tmp_path/'run')
+        usual = dict(batch_size=2, block_size=16, max_steps=6, learning_rate=3e-3, eval_every=3,
+                     eval_tokens=64, log_every=1, precision='fp32', verbose=False, device='cpu',
+                     out_dir=tmp_path/'run')
         return LanguageModelTrainer(model() if net is None else net).train(data, **usual | kw)
     return go
 
@@ -80,19 +83,24 @@ def write_foreign(folder):
     torch.save(dict(step=2, model=dict(w=torch.ones(2))), folder/'step-2.pt')
     torch.save(dict(w=torch.ones(2)), folder/'model.pth')
     (folder/'history.jsonl').write_text('{"step": 0, "epoch": 0, "loss": 2.5}\n', encoding='utf-8')
-    for name in ('train.tokens', 'valid.tokens', 'prepared.json'): (folder/'data'/name).write_text('{"a": 1}', encoding='utf-8')
+    for name in ('train.tokens', 'valid.tokens', 'prepared.json'):
+        (folder/'data'/name).write_text('{"a": 1}', encoding='utf-8')
     (folder/'tensorboard').write_text('a list of boards', encoding='utf-8')
     return contents(folder)
 
-def contents(folder): return {p: p.read_bytes() if p.is_file() else 'folder' for p in sorted(folder.rglob('*'))}
+def contents(folder):
+    "Each path below the folder, with its bytes"
+    return {p: p.read_bytes() if p.is_file() else 'folder' for p in sorted(folder.rglob('*'))}
 
-ALL = ['last.pt', 'best.pt', 'step-2.pt', 'model.pth', 'history.jsonl', 'data/train.tokens', 'data/valid.tokens', 'data/prepared.json', 'tensorboard']
+ALL = ['last.pt', 'best.pt', 'step-2.pt', 'model.pth', 'history.jsonl', 'data/train.tokens',
+       'data/valid.tokens', 'data/prepared.json', 'tensorboard']
 
 @pytest.mark.parametrize('resume', [True, False, 'changed'])
 def test_foreign_files_stop_a_run(resume, train, text, tmp_path):
     "One error names all of them and the ways out, in every mode; nothing is written"
     before = write_foreign(tmp_path/'run')
-    with pytest.raises(ValueError, match='Choose another out_dir, or move') as e: train(data=text, resume=resume, keep_every=2, tensorboard=True)
+    with pytest.raises(ValueError, match='Choose another out_dir, or move') as e:
+        train(data=text, resume=resume, keep_every=2, tensorboard=True)
     for name in ALL: assert str(tmp_path/'run'/name) in str(e.value)
     assert contents(tmp_path/'run') == before
 
@@ -108,11 +116,15 @@ def test_foreign_file_alone(name, train, text, tmp_path):
         (out/name).write_bytes(strange)
         before = contents(out)
         for resume in (True, False, 'changed'):
-            with pytest.raises(ValueError, match='did not write'): train(**kw, out_dir=out, resume=resume)
+            with pytest.raises(ValueError, match='did not write'):
+                train(**kw, out_dir=out, resume=resume)
             assert contents(out) == before
 
+DIVERGES = dict(warmup_steps=0, grad_clip=None, max_steps=20)
+
 def test_foreign_files_below_and_beside(train, text, tmp_path):
-    "Our names in folders below, a second run below, *.tmp files and folders: a whole life of runs leaves each byte for byte"
+    """Our names in folders below, a second run below, *.tmp files and folders: several runs, some
+    of which fail, leave each byte for byte"""
     out = tmp_path/'runs'
     write_foreign(out/'other')
     train(out_dir=out/'demo')
@@ -120,15 +132,19 @@ def test_foreign_files_below_and_beside(train, text, tmp_path):
     (out/'cache.tmp'/'last.pt').write_text('mine', encoding='utf-8')
     (out/'demo'/f'last.pt.999999999{TMP}').write_text('being written', encoding='utf-8')
     (out/'data').mkdir()
-    for name in ('draft.tmp', 'last.pt.tmp', f'notes.txt.999999999{TMP}', 'best.pth', 'step-one.pt', 'step-7.pt', 'loss.png', 'data/x.tmp', 'data/notes.txt'):
+    names = ('draft.tmp', 'last.pt.tmp', f'notes.txt.999999999{TMP}', 'best.pth', 'step-one.pt',
+             'step-7.pt', 'loss.png', 'data/x.tmp', 'data/notes.txt')
+    for name in names:
         (out/name).write_text(f'my {name}', encoding='utf-8')
     before = contents(out)
     kw = dict(data=text, out_dir=out)
     train(**kw)
-    with pytest.raises(FloatingPointError): train(**kw, learning_rate=1e25, warmup_steps=0, grad_clip=None, resume='changed', max_steps=20)
+    with pytest.raises(FloatingPointError):
+        train(**kw | DIVERGES, learning_rate=1e25, resume='changed')
     train(**kw, max_steps=9)
     train(**kw, resume=False, keep_every=2)
-    with pytest.raises(FloatingPointError): train(**kw, resume=False, learning_rate=1e30, warmup_steps=0, grad_clip=None, max_steps=20)
+    with pytest.raises(FloatingPointError):
+        train(**kw | DIVERGES, learning_rate=1e30, resume=False)
     after = contents(out)
     assert {p: after.get(p) for p in before} == before
     assert not (out/'step-2.pt').exists(), 'ours are removed'
@@ -143,10 +159,13 @@ def test_foreign_links_and_folders(name, train, text, tmp_path):
         path.parent.mkdir(parents=True)
         if kind == 'folder': path.mkdir()
         else: path.symlink_to(tmp_path/'first'/name if kind == 'link' else tmp_path/'nowhere')
+        said = 'a folder' if kind == 'folder' else 'a link to'
         for resume in (True, False):
-            with pytest.raises(ValueError, match='a folder' if kind == 'folder' else 'a link to'): train(data=text, out_dir=tmp_path/kind, resume=resume)
+            with pytest.raises(ValueError, match=said):
+                train(data=text, out_dir=tmp_path/kind, resume=resume)
         assert os.path.lexists(path) and path.is_symlink() == (kind != 'folder')
-    assert (tmp_path/'first'/name).read_bytes() == good and not (tmp_path/'nowhere').exists()
+    assert (tmp_path/'first'/name).read_bytes() == good
+    assert not (tmp_path/'nowhere').exists()
 
 def test_foreign_unreadable(train, tmp_path):
     "A file that cannot be read is nobody's to replace"
@@ -155,7 +174,9 @@ def test_foreign_unreadable(train, tmp_path):
     def closed(path):
         if path.name == 'best.pt': raise PermissionError(13, 'Permission denied')
         return real(path)
-    with mock.patch.object(run_room, 'is_blank', closed), pytest.raises(ValueError, match='best.pt: a file that cannot be read'): train(resume=False)
+    with mock.patch.object(run_room, 'is_blank', closed):
+        with pytest.raises(ValueError, match='best.pt: a file that cannot be read'):
+            train(resume=False)
 
 def test_foreign_file_that_comes_during_the_run(train, model, tmp_path, capsys):
     "What somebody puts there while we train is not replaced either; the run goes on and says so"
@@ -196,7 +217,8 @@ def test_damaged_files_of_ours_are_ours(how, train, text, tmp_path):
     names = ['last.pt', 'best.pt', 'model.pth', 'step-2.pt']
     for name in names:
         b = (out/name).read_bytes()
-        (out/name).write_bytes(dict(cut=b[:len(b)//3], zeros=bytes(len(b)), empty=b'', head=b'\0\0' + b[2:])[how])
+        damaged = dict(cut=b[:len(b)//3], zeros=bytes(len(b)), empty=b'', head=b'\0\0' + b[2:])
+        (out/name).write_bytes(damaged[how])
     before = contents(out)
     with pytest.raises(ValueError, match='resume=False'): train(data=text)
     assert contents(out) == before
@@ -205,38 +227,53 @@ def test_damaged_files_of_ours_are_ours(how, train, text, tmp_path):
 
 # ---- numbers ----
 
-NUMBERS = dict(batch_size=2, learning_rate=3e-3, epochs=2, max_steps=4, max_minutes=9, block_size=16, grad_accum=1, warmup_steps=1, min_lr=1e-4, weight_decay=.1,
-               grad_clip=1., eval_every=3, eval_tokens=64, checkpoint_every=2, keep_every=4, log_every=1, seed=5)
+NUMBERS = dict(batch_size=2, learning_rate=3e-3, epochs=2, max_steps=4, max_minutes=9,
+               block_size=16, grad_accum=1, warmup_steps=1, min_lr=1e-4, weight_decay=.1,
+               grad_clip=1., eval_every=3, eval_tokens=64, checkpoint_every=2, keep_every=4,
+               log_every=1, seed=5)
+
+def wrapped(v, kind):
+    "A number as numpy or PyTorch has it"
+    is_float = isinstance(v, float)
+    if kind == 'tensor': return torch.tensor(v, dtype=torch.float64 if is_float else None)
+    return np.longdouble(v) if kind == 'float32' and is_float else np.asarray(v)[()]
 
 @pytest.mark.parametrize('kind', ['numpy', 'tensor', 'float32'])
 def test_numbers_of_numpy_and_torch(kind, train, tmp_path):
-    "Every number of `train` from numpy or a tensor is the run of Python's numbers; its files hold plain values, and it goes on"
-    def wrap(v):
-        if kind == 'tensor': return torch.tensor(v, dtype=torch.float64 if isinstance(v, float) else None)
-        return np.asarray(v)[()] if kind == 'numpy' or isinstance(v, int) else np.longdouble(v)
+    """Every number of `train` from numpy or a tensor is the run of Python's numbers; its files hold
+    plain values, and it goes on"""
+    def wrap(numbers): return {k: wrapped(v, kind) for k, v in numbers.items()}
+    other = dict(resume=np.bool_(True), tensorboard=np.bool_(False), optimizer=np.str_('adamw'))
     train(**NUMBERS, out_dir=tmp_path/'plain')
-    train(**{k: wrap(v) for k, v in NUMBERS.items()}, resume=np.bool_(True), tensorboard=np.bool_(False), optimizer=np.str_('adamw'), out_dir=tmp_path/'theirs')
+    train(**wrap(NUMBERS), **other, out_dir=tmp_path/'theirs')
     assert same(weights(tmp_path/'plain'), weights(tmp_path/'theirs'))
-    assert torch.load(tmp_path/'theirs'/'last.pt', weights_only=True)['identity'] == safe_load(tmp_path/'plain'/'last.pt')['identity']
-    h = train(**{k: wrap(v) for k, v in (NUMBERS | dict(max_steps=6)).items()}, out_dir=tmp_path/'plain')
+    theirs = torch.load(tmp_path/'theirs'/'last.pt', weights_only=True)
+    assert theirs['identity'] == safe_load(tmp_path/'plain'/'last.pt')['identity']
+    h = train(**wrap(NUMBERS | dict(max_steps=6)), out_dir=tmp_path/'plain')
     assert h[-1]['step'] == 6
 
 @pytest.mark.parametrize('name', NUMBERS)
 def test_numbers_refused(name, train, model, tmp_path):
     "Zero is not None, True is not 1: refused by name, before anything is made"
-    config, may_be_zero = model().config, name in ('seed', 'warmup_steps', 'min_lr', 'weight_decay')
-    for value in (True, '4', float('nan'), float('inf'), -1, 1+1j, np.array([2, 3]), *[0]*(not may_be_zero)):
+    config = model().config
+    wrong = [True, '4', float('nan'), float('inf'), -1, 1+1j, np.array([2, 3])]
+    if name not in ('seed', 'warmup_steps', 'min_lr', 'weight_decay'): wrong.append(0)
+    for value in wrong:
         with pytest.raises(ValueError, match=f'- {name}='): check_arguments({name: value}, config)
     with pytest.raises(ValueError, match=f'- {name}='): train(**{name: np.float64(-1)})
     assert not (tmp_path/'run').exists()
 
-@pytest.mark.parametrize('kw', [dict(resume=0), dict(resume=1), dict(resume='yes'), dict(resume=None), dict(compile='no'), dict(shard=1), dict(optimizer=None), dict(precision=16)], ids=str)
+WORDS = [dict(resume=0), dict(resume=1), dict(resume='yes'), dict(resume=None), dict(compile='no'),
+         dict(shard=1), dict(optimizer=None), dict(precision=16)]
+
+@pytest.mark.parametrize('kw', WORDS, ids=str)
 def test_words_refused(kw, train):
     with pytest.raises(ValueError, match=next(iter(kw)) + '='): train(**kw)
 
 def test_numbers_fraction_becomes_float(train, tmp_path):
     train(learning_rate=Fraction(1, 400), max_steps=2)
-    assert safe_load(tmp_path/'run'/'last.pt')['identity']['arguments']['learning_rate'] == 1/400
+    identity = safe_load(tmp_path/'run'/'last.pt')['identity']
+    assert identity['arguments']['learning_rate'] == 1/400
 
 # ---- paths ----
 
@@ -249,12 +286,15 @@ def test_tilde(train, text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path/'here')
     train(data='~/mine.txt', out_dir='~/runs/a')
     train(data=Path('~/mine.txt'), out_dir=None)
-    assert (tmp_path/'runs'/'a'/'model.pth').exists() and (tmp_path/'here'/'runs'/'mine'/'model.pth').exists()
+    assert (tmp_path/'runs'/'a'/'model.pth').exists()
+    assert (tmp_path/'here'/'runs'/'mine'/'model.pth').exists()
     assert not (tmp_path/'here'/'~').exists()
 
-@pytest.mark.parametrize('out', ['file', 'file/run', 'closed/run', '', 'x'*300, b'bytes', 7, '\0'], ids=repr)
+NO_FOLDERS = ['file', 'file/run', 'closed/run', '', 'x'*300, b'bytes', 7, '\0']
+
+@pytest.mark.parametrize('out', NO_FOLDERS, ids=repr)
 def test_out_dir_that_cannot_be(out, train, tmp_path, monkeypatch):
-    "A file, inside a file, a folder that cannot be written, no path at all: one ValueError before training"
+    "A file, inside a file, a folder that cannot be written, no path: a ValueError before training"
     monkeypatch.chdir(tmp_path)
     Path('file').write_text('mine', encoding='utf-8')
     mkdir = Path.mkdir
@@ -263,11 +303,14 @@ def test_out_dir_that_cannot_be(out, train, tmp_path, monkeypatch):
         mkdir(self, *args, **kw)
     monkeypatch.setattr(Path, 'mkdir', closed)
     with pytest.raises(ValueError, match='out_dir='): train(out_dir=out)
-    assert [p.name for p in tmp_path.iterdir()] == ['file'] and Path('file').read_text(encoding='utf-8') == 'mine'
+    assert [p.name for p in tmp_path.iterdir()] == ['file']
+    assert Path('file').read_text(encoding='utf-8') == 'mine'
 
 # ---- models that their owner changed ----
 
-@pytest.mark.parametrize('kw', [dict(), dict(optimizer='muon'), dict(precision='fp16'), dict(precision='bf16')], ids=str)
+HOW = [dict(), dict(optimizer='muon'), dict(precision='fp16'), dict(precision='bf16')]
+
+@pytest.mark.parametrize('kw', HOW, ids=str)
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
 def test_half_model(dtype, kw, train, model, tmp_path, capsys):
     "Trained in float32, which is said; as well as the same model from the start in float32"
@@ -275,8 +318,10 @@ def test_half_model(dtype, kw, train, model, tmp_path, capsys):
     got = train(net, verbose=True, **kw)
     assert 'are float32 from now on' in ''.join(capsys.readouterr())
     want = train(out_dir=tmp_path/'full', **kw)
-    assert losses(got) == pytest.approx(losses(want), rel=.01) and losses(got)[-1] < losses(got)[0]
-    assert {p.dtype for p in net.parameters()} == {torch.float32} == {v.dtype for v in weights(tmp_path/'run').values()}
+    assert losses(got) == pytest.approx(losses(want), rel=.01)
+    assert losses(got)[-1] < losses(got)[0]
+    assert {p.dtype for p in net.parameters()} == {torch.float32}
+    assert {v.dtype for v in weights(tmp_path/'run').values()} == {torch.float32}
     assert train(model().to(dtype), **kw | dict(max_steps=8))[-1]['step'] == 8
 
 def test_half_head_only(train, model):
@@ -289,8 +334,10 @@ def test_double_model(train, model, tmp_path):
     assert {v.dtype for v in weights(tmp_path/'run').values()} == {torch.float64}
 
 def test_head_replaced(train, model, tok, tmp_path):
-    "A head that the config does not tell the truth about is refused, before anything is written; an untied one is trained and saved"
-    for n, word in ((tok.vocab_size, 'tie_weights'), (tok.vocab_size + 7, 'vocab_size'), (tok.vocab_size - 7, 'vocab_size')):
+    """A head that the config does not describe is refused, before anything is written; an untied
+    one is trained and saved"""
+    V = tok.vocab_size
+    for n, word in ((V, 'tie_weights'), (V + 7, 'vocab_size'), (V - 7, 'vocab_size')):
         net = model()
         net.lm_head = nn.Linear(16, n, bias=False)
         with pytest.raises(ValueError, match=f'(?s)lm_head.*{word}'): train(net)
@@ -300,8 +347,9 @@ def test_head_replaced(train, model, tok, tmp_path):
     start = net.lm_head.weight.detach().clone()
     train(net)
     assert not torch.equal(net.lm_head.weight, start)
-    assert torch.equal(SmallLanguageModel.load(tmp_path/'run'/'model.pth').lm_head.weight, net.lm_head.weight)
-    assert torch.equal(safe_load(tmp_path/'run'/'best.pt')['model']['lm_head.weight'], net.lm_head.weight)
+    saved = SmallLanguageModel.load(tmp_path/'run'/'model.pth').lm_head.weight
+    best = safe_load(tmp_path/'run'/'best.pt')['model']['lm_head.weight']
+    assert torch.equal(saved, net.lm_head.weight) and torch.equal(best, net.lm_head.weight)
 
 def test_head_untied_by_its_config(train, model, tok, tmp_path):
     "The way out that the error names works: a new head, and a config that says so"
@@ -309,12 +357,14 @@ def test_head_untied_by_its_config(train, model, tok, tmp_path):
     net.lm_head = nn.Linear(16, tok.vocab_size, bias=False)
     net.config = replace(net.config, tie_weights=False)
     train(net)
-    assert torch.equal(SmallLanguageModel.load(tmp_path/'run'/'model.pth').lm_head.weight, net.lm_head.weight)
+    saved = SmallLanguageModel.load(tmp_path/'run'/'model.pth').lm_head.weight
+    assert torch.equal(saved, net.lm_head.weight)
 
 def test_head_with_bias_or_hook(model, tok, pair):
     "The loss is that of the model's own logits, whatever makes them"
     x, y = (torch.randint(tok.vocab_size, (2, 5)) for _ in range(2))
-    biased, hooked, patched, weighted = model(tie_weights=False), model(), model(), model(tie_weights=False)
+    hooked, patched = model(), model()
+    biased, weighted = model(tie_weights=False), model(tie_weights=False)
     biased.lm_head = nn.Linear(16, tok.vocab_size)
     hooked.lm_head.register_forward_hook(lambda m, args, z: 2*z)
     patched.forward = lambda ids, **kw: 3*SmallLanguageModel.forward(patched, ids, **kw)
@@ -324,17 +374,22 @@ def test_head_with_bias_or_hook(model, tok, pair):
         torch.testing.assert_close(language_model_loss(net, x, y), want)
 
 def test_frozen(train, model, tmp_path):
-    "Frozen parts stay, the others learn, with both optimizers; a run cannot go on with other parts frozen"
+    """Frozen parts stay, the others learn, with both optimizers; a run cannot go on with other
+    parts frozen"""
     for optimizer in ('adamw', 'muon'):
         net = model()
         net.blocks[0].requires_grad_(False)
         start = {k: v.clone() for k, v in net.state_dict().items()}
         train(net, optimizer=optimizer, out_dir=tmp_path/optimizer)
-        for k, v in net.state_dict().items(): assert torch.equal(v, start[k]) == k.startswith('blocks.0.'), k
+        for k, v in net.state_dict().items():
+            assert torch.equal(v, start[k]) == k.startswith('blocks.0.'), k
     with pytest.raises(ValueError, match='frozen'): train(out_dir=tmp_path/'adamw', max_steps=9)
 
-BROKEN = dict(frozen=('requires_grad', lambda m: m.requires_grad_(False)), int8=('int8', lambda m: m.quantize()), meta=('meta', lambda m: m.to('meta')),
-              dynamic=('int8', lambda m: torch.ao.quantization.quantize_dynamic(m, {nn.Linear})))
+def quantized_by_torch(m): return torch.ao.quantization.quantize_dynamic(m, {nn.Linear})
+
+BROKEN = dict(frozen=('requires_grad', lambda m: m.requires_grad_(False)),
+              int8=('int8', lambda m: m.quantize()), meta=('meta', lambda m: m.to('meta')),
+              dynamic=('int8', quantized_by_torch))
 
 @pytest.mark.parametrize('kind', BROKEN)
 @pytest.mark.filterwarnings('ignore')
@@ -352,7 +407,8 @@ class Lora(nn.Module):
     def __init__(self, inner):
         super().__init__()
         self.inner = inner.requires_grad_(False)
-        self.a, self.b = nn.Parameter(.1*torch.ones(2, inner.in_features)), nn.Parameter(torch.zeros(inner.out_features, 2))
+        self.a = nn.Parameter(.1*torch.ones(2, inner.in_features))
+        self.b = nn.Parameter(torch.zeros(inner.out_features, 2))
         self.register_buffer('scale', torch.tensor(.5))
     def forward(self, x): return self.inner(x) + self.scale*(x @ self.a.T @ self.b.T)
 
@@ -364,8 +420,10 @@ def test_added_parameters_are_saved_and_resumed(optimizer, train, model, tmp_pat
         for block in net.blocks: block.mlp.fc = Lora(block.mlp.fc)
         return net
     net = make()
-    steady = dict(optimizer=optimizer, warmup_steps=1, min_lr=3e-3) # the same rate in each step, however long the run
-    with mock.patch.object(SmallLanguageModel, 'save'): # whether such a model can be one file is not the trainer's business
+    # the same rate in each step, however long the run
+    steady = dict(optimizer=optimizer, warmup_steps=1, min_lr=3e-3)
+    # whether such a model can be one file is not the trainer's business
+    with mock.patch.object(SmallLanguageModel, 'save'):
         train(net, **steady, out_dir=tmp_path/'one')
         train(make(), **steady, out_dir=tmp_path/'two', max_steps=3)
         train(make(), **steady, out_dir=tmp_path/'two')
@@ -375,10 +433,12 @@ def test_added_parameters_are_saved_and_resumed(optimizer, train, model, tmp_pat
 
 def test_model_that_cannot_be_one_file(train, tmp_path, capsys):
     "If model.save refuses, the run goes on, best.pt holds the weights, and the end says so"
-    with mock.patch.object(SmallLanguageModel, 'save', side_effect=ValueError('a head of its own')): train(verbose=True)
+    refuses = mock.patch.object(SmallLanguageModel, 'save', side_effect=ValueError('its own head'))
+    with refuses: train(verbose=True)
     said = ''.join(capsys.readouterr())
-    assert said.count('model.pth is not written: a head of its own') == 1 and 'best.pt beside it' in said
-    assert (tmp_path/'run'/'best.pt').exists() and not (tmp_path/'run'/'model.pth').exists()
+    assert said.count('model.pth is not written: its own head') == 1 and 'best.pt beside it' in said
+    out = tmp_path/'run'
+    assert (out/'best.pt').exists() and not (out/'model.pth').exists()
 
 def test_wrapped_model(train, model, tmp_path):
     "DataParallel and a compiled wrapper are taken off; the model inside is trained"
@@ -394,7 +454,9 @@ def test_wrapped_model(train, model, tmp_path):
         train(wrap(net), out_dir=tmp_path/str(i))
         assert same(net.state_dict(), want.state_dict())
 
-@pytest.mark.parametrize('what', ['model.pth', None, nn.Linear(2, 2), SmallLanguageModel, {}], ids=lambda w: type(w).__name__)
+NO_MODELS = ['model.pth', None, nn.Linear(2, 2), SmallLanguageModel, {}]
+
+@pytest.mark.parametrize('what', NO_MODELS, ids=lambda w: type(w).__name__)
 def test_no_model(what):
     with pytest.raises(TypeError, match='SmallLanguageModel'): bare_model(what)
 
@@ -409,19 +471,29 @@ def test_patched_block_keeps_its_forward(model, tok):
 
 # ---- surroundings ----
 
-class dtype_of:
-    "A default dtype, for a while"
-    def __init__(self, dtype): self.dtype = dtype
-    def __enter__(self): self.old = torch.get_default_dtype(); torch.set_default_dtype(self.dtype)
-    def __exit__(self, *_): torch.set_default_dtype(self.old)
+@contextmanager
+def default_dtype(dtype):
+    old = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try: yield
+    finally: torch.set_default_dtype(old)
 
-AROUND = dict(no_grad=torch.no_grad, inference_mode=torch.inference_mode, grad_off=lambda: torch.set_grad_enabled(False), autocast_bf16=lambda: torch.autocast('cpu', torch.bfloat16),
-              autocast_fp16=lambda: torch.autocast('cpu', torch.float16), meta=lambda: torch.device('meta'), float64=lambda: dtype_of(torch.float64), float16=lambda: dtype_of(torch.float16))
+AROUND = dict(no_grad=torch.no_grad,
+              inference_mode=torch.inference_mode,
+              grad_off=lambda: torch.set_grad_enabled(False),
+              autocast_bf16=lambda: torch.autocast('cpu', torch.bfloat16),
+              autocast_fp16=lambda: torch.autocast('cpu', torch.float16),
+              meta=lambda: torch.device('meta'),
+              float64=lambda: default_dtype(torch.float64),
+              float16=lambda: default_dtype(torch.float16))
 
 @pytest.mark.parametrize('name', AROUND)
 def test_surroundings(name, train, model, tmp_path):
-    "Gradients off, autocast, other default types and devices around the call: the same bits; a resumed run too"
-    kw = dict(precision='bf16', grad_accum=2) if 'autocast' in name else dict(precision='fp16', optimizer='muon') if 'float' in name else {}
+    """Gradients off, autocast, other default types and devices around the call: the same bits; a
+    resumed run too"""
+    kw = {}
+    if 'autocast' in name: kw = dict(precision='bf16', grad_accum=2)
+    elif 'float' in name: kw = dict(precision='fp16', optimizer='muon')
     one, two = model(), model()
     with AROUND[name](): train(one, max_steps=3, warmup_steps=1, out_dir=tmp_path/'around', **kw)
     train(out_dir=tmp_path/'plain', max_steps=3, warmup_steps=1, resume=False, **kw)
@@ -440,15 +512,17 @@ def test_evaluate_in_surroundings(name, model, pair):
 @pytest.mark.parametrize('name', ['max_documents', 'block_size', 'batch_tokens'])
 def test_evaluate_refuses_zero(name, model, pair):
     for value in (0, -1, True, 2.5):
-        with pytest.raises(ValueError, match=f'{name}='): evaluate(model(), pair[1], **{name: value})
+        with pytest.raises(ValueError, match=f'{name}='):
+            evaluate(model(), pair[1], **{name: value})
 
 # ---- runs that go on ----
 
-CHANGES = [dict(batch_size=3), dict(batch_size=1), dict(grad_accum=3), dict(block_size=7, batch_size=5), dict(seed=4)]
+CHANGES = [dict(batch_size=3), dict(batch_size=1), dict(grad_accum=3),
+           dict(block_size=7, batch_size=5), dict(seed=4)]
 
 @pytest.mark.parametrize('change', CHANGES, ids=str)
 def test_changed_run_keeps_its_place(change, train, short):
-    "Text is counted in tokens: the epoch goes on from where it was, to where it was told, and no count falls"
+    "Text is counted in tokens: the epoch goes on from where it was to its new end, no count falls"
     windows = -(-(len(short[0]) - 1)//16)
     first = train(data=short, max_steps=None, epochs=.3)
     h = train(data=short, max_steps=None, epochs=.8, resume='changed', **change)
@@ -471,14 +545,19 @@ def test_changed_batch_size_sees_each_window_once(train, short, model):
         train(data=short, max_steps=5, batch_size=3, resume='changed')
         train(data=short, max_steps=None, epochs=1, batch_size=4, resume='changed')
     windows = -(-(len(short[0]) - 1)//16)
-    every = [tuple(row) for row in windows_from(short[0], 0, windows, 16)[1].tolist()] # of the first epoch
+    rows = windows_from(short[0], 0, windows, 16)[1] # of the first epoch
+    every = [tuple(row) for row in rows.tolist()]
     assert len(seen) - windows < 4 and sorted(seen[:windows]) == sorted(every)
 
 def test_nothing_left_is_said(train, capsys):
-    "A run that makes no step says so, with what was made and what was asked; a higher number goes on"
+    """A run that makes no step says so, with what was made and what was asked; a higher number goes
+    on"""
     first = train()
     capsys.readouterr()
-    for kw, word in ((dict(), 'max_steps=6'), (dict(max_steps=3), 'max_steps=3'), (dict(max_steps=None, epochs=.01), 'epochs=0.01'), (dict(max_steps=None, max_minutes=1e-5), 'max_minutes=1e-05')):
+    asked = [(dict(), 'max_steps=6'), (dict(max_steps=3), 'max_steps=3'),
+             (dict(max_steps=None, epochs=.01), 'epochs=0.01'),
+             (dict(max_steps=None, max_minutes=1e-5), 'max_minutes=1e-05')]
+    for kw, word in asked:
         assert train(**kw) == first
         said = ''.join(capsys.readouterr())
         assert 'nothing left to do' in said and word in said and '6 steps' in said, said
@@ -489,11 +568,14 @@ def test_epochs_are_text_seen(train, short):
     "A batch that does not divide the text: five epochs are five times the text"
     windows = -(-(len(short[0]) - 1)//16)
     h = train(data=short, max_steps=None, epochs=.25, batch_size=7)
-    assert h[-1]['step'] == -(-windows//4)//7 + 1 and h[-1]['epoch'] == pytest.approx(7*h[-1]['step']/windows)
+    assert h[-1]['step'] == -(-windows//4)//7 + 1
+    assert h[-1]['epoch'] == pytest.approx(7*h[-1]['step']/windows)
 
 def test_checkpoint_of_another_format(train, tmp_path):
     train()
-    for name in ('last.pt', 'best.pt'): torch.save(safe_load(tmp_path/'run'/name) | dict(format=1), tmp_path/'run'/name)
+    for name in ('last.pt', 'best.pt'):
+        path = tmp_path/'run'/name
+        torch.save(safe_load(path) | dict(format=1), path)
     with pytest.raises(ValueError, match='another version'): train()
 
 def test_token_sets_by_threes(train, pair):
@@ -505,7 +587,9 @@ def test_history_of_a_run_is_known(train, tmp_path):
     train()
     path = tmp_path/'run'/'history.jsonl'
     whole = path.read_bytes()
-    for ours, data in ((True, whole), (True, whole[:-20]), (True, whole[:25]), (False, whole + b'{"loss": 1}\n'), (False, b'[1]\n'), (False, json.dumps(dict(step=1)).encode())):
+    step_alone = json.dumps(dict(step=1)).encode()
+    for ours, data in ((True, whole), (True, whole[:-20]), (True, whole[:25]),
+                       (False, whole + b'{"loss": 1}\n'), (False, b'[1]\n'), (False, step_alone)):
         path.write_bytes(data)
         assert run_room.is_history(path) == ours, data[-60:]
 
@@ -516,7 +600,9 @@ def test_evaluate_takes_texts_and_files(model, tmp_path):
     (tmp_path/'one.txt').write_text(TEXTS[0], encoding='utf-8')
     model = model()
     want = evaluate(model, TEXTS[:1]).loss
-    for data in ([str(tmp_path/'one.txt')], [tmp_path/'one.txt'], np.array(TEXTS[:1]), iter(TEXTS[:1])):
+    file = tmp_path/'one.txt'
+    for data in ([str(file)], [file], np.array(TEXTS[:1]), iter(TEXTS[:1])):
         assert evaluate(model, data).loss == want
-    for data, said in (([None], 'entry 0'), ([dict(text='a')], 'entry 0'), (5, 'data_path=5'), ([], 'empty')):
+    wrong = [([None], 'entry 0'), ([dict(text='a')], 'entry 0'), (5, 'data_path=5'), ([], 'empty')]
+    for data, said in wrong:
         with pytest.raises((TypeError, ValueError), match=said): evaluate(model, data)

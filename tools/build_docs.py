@@ -1,4 +1,5 @@
-"Build the site in `_docs/` and `README.md` from the notebooks. KaTeX sets the formulas here; Mermaid draws the diagrams in the reader's browser."
+"""Build the site in `_docs/` and `README.md` from the notebooks. KaTeX sets the formulas here;
+Mermaid draws the diagrams in the reader's browser."""
 import argparse, html, json, os, re, shutil, subprocess, sys, tarfile, tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ versions = dict(katex='0.19.1', mermaid='11.4.1') # from npm
 # ---- modules ----
 
 def export():
-    "Clean the project's notebooks and write its modules, as nbdev_clean and nbdev_export do, but pass scratch notebooks over"
+    "Clean the notebooks and write the modules, as nbdev's programs do, but leave scratch ones"
     from nbdev.clean import nbdev_clean
     from nbdev.doclinks import _build_modidx, add_init
     from nbdev.export import nb_export
@@ -33,45 +34,62 @@ def gfm(s):
     s = re.sub(r'^:{3,} ?\{\.callout-(\w+)[^}]*\}\n(.*?)^:{3,}$', alert, s, flags=re.M|re.S)
     s = re.sub(r'(\]\(|src="|href=")\.\./', r'\1', s)
     return re.sub(r'(\]\(|href=")((?:[\w-]+/)*[\w-]+\.ipynb)', rf'\1{cfg["nbs_path"]}/\2', s)
-
+def readme_output(o):
+    "An output for `README.md`; the notebook itself writes its pictures into images/"
+    d = o.get('data', {})
+    if 'text/markdown' in d: return gfm(text(d['text/markdown']))
+    if any(k.startswith('image/') for k in d): return ''
+    t = plain(text(o.get('text', d.get('text/plain', '')))).strip('\n')
+    return f'```\n{t}\n```' if t.strip() else ''
 def readme(nb):
     "The text of `README.md`, from the index"
-    out = [f'# {nb.title}', f"<!-- Written from {cfg['nbs_path']}/index.ipynb by tools/build_docs.py: edit the notebook. -->", f'> {nb.promise}']
+    written = 'Written from {}/index.ipynb by tools/build_docs.py: edit the notebook.'
+    out = [f'# {nb.title}', f"<!-- {written.format(cfg['nbs_path'])} -->", f'> {nb.promise}']
     for c in nb.cells:
-        if c.attachments: sys.exit(f'{nb.address}: a picture is pasted into a cell ({", ".join(c.attachments)}); save it in images/ and link to it: README.md cannot hold it')
+        if c.attachments:
+            sys.exit(f'{nb.address}: a picture is pasted into a cell ({", ".join(c.attachments)}); '
+                     'save it in images/ and link to it: README.md cannot hold it')
         if c.kind == 'markdown': out.append(gfm(c.src))
         if c.kind != 'code' or c.hidden: continue
-        if c.dirs.get('echo') != 'false' and not (c.exported and not c.shown): out.append(f'```python\n{c.src}\n```')
-        for o in c.outputs:
-            d = o.get('data', {})
-            if 'text/markdown' in d: out.append(gfm(text(d['text/markdown'])))
-            elif not any(k.startswith('image/') for k in d): # a picture goes into images/ by the notebook's own hand
-                t = plain(text(o.get('text', d.get('text/plain', '')))).strip('\n')
-                if t.strip(): out.append(f'```\n{t}\n```')
+        is_shown = c.shown or not c.exported
+        if is_shown and c.dirs.get('echo') != 'false': out.append(f'```python\n{c.src}\n```')
+        out += filter(None, map(readme_output, c.outputs))
     return '\n\n'.join(o.strip('\n') for o in out if o.strip()) + '\n'
 
 # ---- from npm ----
 
 def npm(name, want):
     "Files of a package whose names match `want`, fetched once into `build/npm`"
-    cache = root/'build'/'npm'; cache.mkdir(parents=True, exist_ok=True)
+    cache = root/'build'/'npm'
+    cache.mkdir(parents=True, exist_ok=True)
+    package = f'{name}@{versions[name]}'
     tgz = cache/f'{name}-{versions[name]}.tgz'
     if not tgz.exists():
-        if not shutil.which('npm'): sys.exit('make docs needs npm, which comes with Node.js: it fetches KaTeX and Mermaid')
-        r = subprocess.run(['npm', 'pack', '--silent', f'{name}@{versions[name]}'], cwd=cache, capture_output=True, text=True, encoding='utf-8')
+        if not shutil.which('npm'):
+            sys.exit('make docs needs npm, which comes with Node.js: it fetches KaTeX and Mermaid')
+        cmd = ['npm', 'pack', '--silent', package]
+        r = subprocess.run(cmd, cwd=cache, capture_output=True, text=True, encoding='utf-8')
         if r.returncode: sys.exit(f'could not fetch {name} {versions[name]} from npm:\n{r.stderr}')
-    with tarfile.open(tgz) as t: return {m.name.removeprefix('package/'): t.extractfile(m).read() for m in t if re.fullmatch('package/' + want, m.name)}
+    with tarfile.open(tgz) as t:
+        members = [m for m in t if re.fullmatch('package/' + want, m.name)]
+        return {m.name.removeprefix('package/'): t.extractfile(m).read() for m in members}
 
 katex_js = '''
-const katex = require(process.argv[1]), todo = JSON.parse(require('fs').readFileSync(0, 'utf8'));
-const one = ([tex, displayMode]) => { try { return katex.renderToString(tex, {displayMode, throwOnError: true, strict: 'ignore'}) }
-                                      catch (e) { return {error: `${e.message}\\n    in: ${tex}`} } };
+const katex = require(process.argv[1]);
+const todo = JSON.parse(require('fs').readFileSync(0, 'utf8'));
+const one = ([tex, displayMode]) => {
+    try { return katex.renderToString(tex, {displayMode, throwOnError: true, strict: 'ignore'}) }
+    catch (e) { return {error: `${e.message}\\n    in: ${tex}`} }
+};
 console.log(JSON.stringify(todo.map(one)));'''
+not_woff2 = re.compile(rb',url\([^)]*\.(?:woff|ttf)\) format\("[^"]*"\)')
 
 class Maths:
-    "Formulas, put aside while the pages are made and then set in one run of KaTeX; a wrong formula stops the build"
+    "Formulas, put aside while pages are made, then set in one run of KaTeX; a wrong one stops it"
     def __init__(self): self.todo = {}
-    def __call__(self, tex, display): return f'\0{self.todo.setdefault((tex.strip(), display), len(self.todo))}\0'
+    def __call__(self, tex, display):
+        i = self.todo.setdefault((tex.strip(), display), len(self.todo))
+        return f'\0{i}\0'
 
     def fill(self, page, done):
         "The page with formula `i` replaced by `done[i]`"
@@ -85,12 +103,13 @@ class Maths:
         files = npm('katex', r'(dist/katex\.min\.(js|css)|dist/fonts/.*\.woff2|LICENSE)')
         program = files.pop('dist/katex.min.js')
         for name,data in files.items():
-            if name.endswith('.css'): data = re.sub(rb',url\([^)]*\.(?:woff|ttf)\) format\("[^"]*"\)', b'', data) # woff2 is enough
+            if name.endswith('.css'): data = not_woff2.sub(b'', data)
             write(to/name.removeprefix('dist/'), data)
         with tempfile.TemporaryDirectory() as d:
             write(Path(d)/'katex.js', program)
-            res = subprocess.run(['node', '-e', katex_js, str(Path(d)/'katex.js')], input=json.dumps(list(self.todo)),
-                                 text=True, encoding='utf-8', capture_output=True, check=True)
+            cmd = ['node', '-e', katex_js, str(Path(d)/'katex.js')]
+            res = subprocess.run(cmd, input=json.dumps(list(self.todo)), text=True,
+                                 encoding='utf-8', capture_output=True, check=True)
         done = json.loads(res.stdout)
         bad = [o['error'] for o in done if isinstance(o, dict)]
         if bad: sys.exit('KaTeX cannot set these formulas:\n' + '\n'.join(bad))
@@ -122,24 +141,44 @@ class Page:
         parts = [('', self.title, first), *zip(rest[::3], rest[1::3], rest[2::3])]
         return [[f'{self.name}.html', a, clean(t), clean(s)] for a,t,s in parts]
 
+    def neighbour(self, pages, i, rel, text):
+        "A link to page `i`, if there is one"
+        if not 0 <= i < len(pages): return '<span></span>'
+        label = text.format(html.escape(pages[i].title))
+        return f'<a rel="{rel}" href="{pages[i].name}.html">{label}</a>'
+
+    def navigation(self, pages):
+        "Links to all pages, each group under its heading"
+        out, before = [], ''
+        for p in pages:
+            if p.group and p.group != before:
+                out.append(f'<p class="group">{html.escape(p.group)}</p>')
+            current = ' aria-current=page' if p is self else ''
+            label = 'Start' if p.name == 'index' else html.escape(p.title)
+            out.append(f'<a href="{p.name}.html"{current}>{label}</a>')
+            before = p.group
+        return ''.join(out)
+
     def html(self, template, pages):
         "The whole page, between its neighbours"
-        i, esc = pages.index(self), html.escape
-        def near(j, rel, text): return f'<a rel="{rel}" href="{pages[j].name}.html">{text.format(esc(pages[j].title))}</a>' if 0 <= j < len(pages) else '<span></span>'
-        def nav(p, before):
-            heading = f'<p class="group">{esc(p.group)}</p>' if p.group and p.group != before else ''
-            return f'{heading}<a href="{p.name}.html"{" aria-current=page" if p is self else ""}>{"Start" if p.name == "index" else esc(p.title)}</a>'
-        groups = [''] + [p.group for p in pages]
-        fill = dict(name=self.name, title=esc(self.title), promise=esc(self.promise), body=self.body, site=esc(cfg['title']), git=cfg['git_url'], year=cfg['copyright'],
-            full_title=esc(self.title if self.name == 'index' else f"{self.title} · {cfg['title']}"), nav=''.join(map(nav, pages, groups)),
-            links=''.join(f'<a href="{u}">{t}</a>' for u,t in self.links), toc=''.join(f'<a class="h{l}" href="#{a}">{esc(t)}</a>' for l,a,t in self.toc),
-            prev=near(i-1, 'prev', '← {}'), next=near(i+1, 'next', '{} →'),
-            katex='<link rel="stylesheet" href="assets/katex/katex.min.css">' if 'class="katex' in self.body else '',
-            mermaid='<script src="assets/mermaid/mermaid.min.js" defer></script>' if 'class="mermaid"' in self.body else '')
+        i, esc, site = pages.index(self), html.escape, cfg['title']
+        full_title = self.title if self.name == 'index' else f'{self.title} · {site}'
+        entries = [f'<a class="h{l}" href="#{a}">{esc(t)}</a>' for l,a,t in self.toc]
+        katex = '<link rel="stylesheet" href="assets/katex/katex.min.css">'
+        mermaid = '<script src="assets/mermaid/mermaid.min.js" defer></script>'
+        fill = dict(name=self.name, title=esc(self.title), promise=esc(self.promise),
+                    body=self.body, site=esc(site), git=cfg['git_url'], year=cfg['copyright'],
+                    full_title=esc(full_title), nav=self.navigation(pages), toc=''.join(entries),
+                    links=''.join(f'<a href="{u}">{t}</a>' for u,t in self.links),
+                    prev=self.neighbour(pages, i-1, 'prev', '← {}'),
+                    next=self.neighbour(pages, i+1, 'next', '{} →'),
+                    katex=katex if 'class="katex' in self.body else '',
+                    mermaid=mermaid if 'class="mermaid"' in self.body else '')
         return re.sub(r'\{\{(\w+)\}\}', lambda m: fill[m[1]], template)
 
 def lesson_page(nb, writer):
-    links = [(f'{colab}/{nb.address}', '<img src="assets/colab.svg" width="117" height="20" alt="Open in Colab">'),
+    button = '<img src="assets/colab.svg" width="117" height="20" alt="Open in Colab">'
+    links = [(f'{colab}/{nb.address}', button),
              (f'{blob}/{nb.address}', 'Notebook')]
     if nb.module: links.append((f'{blob}/{nb.module_path}', 'Module'))
     group = '' if nb.is_lesson else nb.folder.capitalize()
@@ -156,13 +195,17 @@ def build(site):
     pages = [lesson_page(nb, new_writer()) for nb in nbs]
     w = new_writer()
     n_lessons = sum(nb.is_lesson for nb in nbs)
-    pages.insert(n_lessons, Page('reference', 'Reference', 'The whole package on one page.', reference(w, nbs), w.toc, []))
+    about = 'The whole package on one page.'
+    pages.insert(n_lessons, Page('reference', 'Reference', about, reference(w, nbs), w.toc, []))
 
     found = [row for p in pages for row in p.sections(maths.as_tex(p.body))]
-    write(site/'assets'/'search.js', 'window.SEARCH = ' + json.dumps(found, ensure_ascii=False, separators=(',', ':')) + '\n')
+    index = json.dumps(found, ensure_ascii=False, separators=(',', ':'))
+    write(site/'assets'/'search.js', f'window.SEARCH = {index}\n')
     if any('class="mermaid"' in p.body for p in pages):
-        for name,data in npm('mermaid', r'(dist/mermaid\.min\.js|LICENSE)').items(): write(site/'assets'/'mermaid'/Path(name).name, data)
-    for p,body in zip(pages, maths.set([p.body for p in pages], site/'assets'/'katex')): p.body = body
+        files = npm('mermaid', r'(dist/mermaid\.min\.js|LICENSE)')
+        for name,data in files.items(): write(site/'assets'/'mermaid'/Path(name).name, data)
+    bodies = maths.set([p.body for p in pages], site/'assets'/'katex')
+    for p,body in zip(pages, bodies, strict=True): p.body = body
     template = (here/'page.html').read_text(encoding='utf-8')
     for p in pages: write(site/f'{p.name}.html', p.html(template, pages))
     return len(pages)
@@ -171,10 +214,13 @@ if __name__ == '__main__':
     ap = argparse.ArgumentParser(description=__doc__)
     ap.add_argument('--readme', action='store_true', help='only write README.md')
     ap.add_argument('--no-readme', action='store_true', help='leave README.md as it is')
-    ap.add_argument('--export', action='store_true', help='before that, clean the notebooks and write the modules')
+    ap.add_argument('--export', action='store_true',
+                    help='before that, clean the notebooks and write the modules')
     ap.add_argument('--out', type=Path, default=root/cfg['doc_path'], help='folder of the site')
     args = ap.parse_args()
     if args.export: export()
-    index = next((nb for nb in notebooks(warn=args.readme) if nb.address == f"{cfg['nbs_path']}/index.ipynb"), None)
-    if index and not args.no_readme: (root/'README.md').write_text(readme(index), encoding='utf-8')
+    nbs, index = notebooks(warn=args.readme), f"{cfg['nbs_path']}/index.ipynb"
+    index = next((nb for nb in nbs if nb.address == index), None)
+    if index and not args.no_readme:
+        (root/'README.md').write_text(readme(index), encoding='utf-8')
     if not args.readme: print(f'{build(args.out)} pages in {args.out}')

@@ -1,5 +1,6 @@
-"The parts of a page of the site: notebooks read into cells, cells turned into HTML, the reference from docments."
-import ast, base64, html, importlib, inspect, json, posixpath, re, sys
+"""The parts of a page of the site: notebooks read into cells, cells turned into HTML, the reference
+from docments."""
+import ast, base64, html, importlib, inspect, posixpath, re, sys
 from pathlib import Path
 from urllib.parse import unquote
 from fastcore.docments import docments
@@ -13,14 +14,16 @@ from pygments.util import ClassNotFound
 from project import cfg, is_lesson, nbs_dir, notebook_paths, read_cells, read_head, root, text
 
 blob = f"{cfg['git_url']}/blob/{cfg['branch']}"
-colab = f"https://colab.research.google.com/github/{cfg['user']}/{cfg['repo']}/blob/{cfg['branch']}"
-badge_svg = 'https://colab.research.google.com/assets/colab-badge.svg'
-alerts = dict(note='NOTE', tip='TIP', warning='WARNING', important='IMPORTANT', caution='CAUTION') # callouts, and GitHub's names for them
+google = 'https://colab.research.google.com'
+colab = f"{google}/github/{cfg['user']}/{cfg['repo']}/blob/{cfg['branch']}"
+badge_svg = f'{google}/assets/colab-badge.svg'
+# callouts, and GitHub's names for them
+alerts = {name: name.upper() for name in ('note', 'tip', 'warning', 'important', 'caution')}
 
 # ---- notebooks ----
 
 def plain(s):
-    "Text as a terminal leaves it: no colours, and of a line that was overwritten only its last state"
+    "Text as a terminal shows it: no colours, and of a line that was overwritten its last state"
     s = re.sub(r'\x1B(?:[@-Z\\-_]|\[[0-?]*[ -/]*[@-~])', '', s).replace('\r\n', '\n')
     return '\n'.join(l.rstrip('\r').rsplit('\r', 1)[-1] for l in s.split('\n'))
 
@@ -36,7 +39,8 @@ class Cell:
         ds = [l[2:].strip() for l in lines if is_dir(l)]
         self.dirs = {k.rstrip(':'): v for k,_,v in (d.partition(' ') for d in ds)}
         self.src = '\n'.join(l for l in lines if not is_dir(l)).strip('\n')
-        self.hidden = bool({'hide', 'default_exp'} & self.dirs.keys()) or self.dirs.get('include') == 'false'
+        is_hidden = bool({'hide', 'default_exp'} & self.dirs.keys())
+        self.hidden = is_hidden or self.dirs.get('include') == 'false'
         self.shown = 'exports' in self.dirs
         self.exported = self.shown or bool({'export', 'exporti'} & self.dirs.keys())
 
@@ -48,11 +52,14 @@ class Notebook:
         self.title, self.promise, rest = read_head(raw)
         cells = [Cell(c) for c in raw if text(c.get('source', '')).strip()]
         cells[0].src = rest # what else the first cell says
-        self.module = next((c.dirs['default_exp'] for c in cells if 'default_exp' in c.dirs), None)
+        modules = (c.dirs['default_exp'] for c in cells if 'default_exp' in c.dirs)
+        self.module = next(modules, None)
         self.cells = [c for c in cells if c.src.strip() and (not c.hidden or c.exported)]
-        self.folder = path.relative_to(nbs_dir).parent.as_posix() # '.' for a lesson, 'engine' for an engine room
+        # '.' for a lesson, 'engine' for an engine room
+        self.folder = path.relative_to(nbs_dir).parent.as_posix()
         name = re.sub(r'^\d+[a-z]?_', '', self.stem) # 02_attention -> attention
-        self.name = name if self.is_lesson else f"{self.folder.replace('/', '-')}-{name}" # the name of its page
+        prefix = '' if self.is_lesson else self.folder.replace('/', '-') + '-'
+        self.name = prefix + name # the name of its page
         self.symbols = [n for c in cells if c.exported for n in defined(c.src)]
 
     @property
@@ -65,19 +72,28 @@ class Notebook:
         "Its module's path in the repository"
         return f"{cfg['lib_path']}/{self.module.replace('.', '/')}.py"
 
+def is_patch(decorator):
+    "Is it fastcore's `@patch`, or `@patch_to` and the like?"
+    called = getattr(decorator, 'func', None)
+    return getattr(decorator, 'id', getattr(called, 'id', '')).startswith('patch')
+
+def full_name(o):
+    "The name of a function or class, of a method added by `@patch` as `Class.name`"
+    if isinstance(o, ast.ClassDef) or not any(map(is_patch, o.decorator_list)): return o.name
+    owner = o.args.args[0].annotation
+    return f'{owner.id}.{o.name}' if isinstance(owner, ast.Name) else o.name
+
 def defined(src):
-    "Public names of the functions and classes that `src` defines, methods added by `@patch` as `Class.name`"
-    def full(f):
-        if not any(getattr(d, 'id', getattr(getattr(d, 'func', None), 'id', '')).startswith('patch') for d in f.decorator_list): return f.name
-        a = f.args.args[0].annotation
-        return f'{a.id}.{f.name}' if isinstance(a, ast.Name) else f.name
+    "Public names of the functions and classes that `src` defines"
     try: body = ast.parse(src).body
     except SyntaxError: return []
-    names = [(full(o) if hasattr(o, 'args') else o.name) for o in body if isinstance(o, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))]
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    names = [full_name(o) for o in body if isinstance(o, kinds)]
     return [n for n in names if not n.split('.')[-1].startswith('_')]
 
 def notebooks(warn=True):
-    "The project's notebooks, the index first; a scratch notebook is left out, and with `warn` named on stderr"
+    """The project's notebooks, the index first; a scratch notebook is left out, and with `warn`
+    named on stderr"""
     return [Notebook(p) for p in notebook_paths(warn)]
 
 # ---- pages ----
@@ -86,26 +102,38 @@ def code_html(src, lang='python'):
     "Highlighted code; the look is in `site.css`"
     try: lexer = get_lexer_by_name(lang or 'text', stripnl=False)
     except ClassNotFound: lexer = get_lexer_by_name('text')
-    return f'<pre class="code"><code>{highlight(src.rstrip(), lexer, HtmlFormatter(nowrap=True)).rstrip()}</code></pre>'
+    inside = highlight(src.rstrip(), lexer, HtmlFormatter(nowrap=True)).rstrip()
+    return f'<pre class="code"><code>{inside}</code></pre>'
 
 class Writer:
-    "Turns the cells of one notebook into HTML, and gathers its headings and what search shall find"
+    "Turns the cells of one notebook into HTML, and gathers its headings and the text for search"
     def __init__(self, nbs, # all notebooks, for the links between them
-                 maths, # called with a formula and whether it stands alone, gives what to put in its place
+                 maths, # called with a formula and whether it stands alone, gives its HTML
                  site, # folder for pictures
                 ):
-        self.maths, self.site, self.toc, self.ids, self.n_img = maths, site, [], set(), 0
+        self.maths, self.site = maths, site
+        self.toc, self.ids, self.n_img = [], set(), 0
         self.pages = {nb.address: nb.name for nb in nbs}
-        self.folder, self.attached = cfg['nbs_path'], {} # of the notebook at work: its folder, and the pictures pasted into its cells
-        self.symbols = {n: f'{nb.name}.html#{n.lower()}' for nb in nbs for n in nb.symbols} # where each exported name is explained
-        self.symbols |= {f'{cfg["lib_path"]}.{nb.module}': f'{nb.name}.html' for nb in nbs if nb.module}
+        # of the notebook at work: its folder, and the pictures pasted into its cells
+        self.folder, self.attached = cfg['nbs_path'], {}
+        # where each exported name is explained
+        self.symbols = {n: f'{nb.name}.html#{n.lower()}' for nb in nbs for n in nb.symbols}
+        exporting = [nb for nb in nbs if nb.module]
+        self.symbols |= {f"{cfg['lib_path']}.{nb.module}": f'{nb.name}.html' for nb in exporting}
+        self.md = self.parser()
+
+    def parser(self):
+        "Markdown with formulas, callouts and highlighted code"
+        def formula(tex, options): return self.maths(tex, options['display_mode'])
+        def callout(_, *args): return self.callout(*args)
         md = MarkdownIt('commonmark', {'html': True}).enable(['table', 'strikethrough'])
-        md.use(dollarmath_plugin, allow_space=False, allow_digits=False, double_inline=True, renderer=lambda tex, opt: maths(tex, opt['display_mode']))
+        md.use(dollarmath_plugin, allow_space=False, allow_digits=False, double_inline=True,
+               renderer=formula)
         for k in alerts:
-            md.use(container_plugin, f'callout-{k}', render=lambda _, *a: self.callout(*a),
-                   validate=lambda p, _, k=k: bool(re.match(rf'\s*\{{\.callout-{k}\b', p)))
+            def opens(params, _, k=k): return bool(re.match(rf'\s*\{{\.callout-{k}\b', params))
+            md.use(container_plugin, f'callout-{k}', render=callout, validate=opens)
         md.add_render_rule('fence', lambda _, ts, i, *a: self.fence(ts[i]))
-        self.md = md
+        return md
 
     def fence(self, t):
         lang = t.info.strip().split(' ')[0].strip('{}')
@@ -113,14 +141,18 @@ class Writer:
         return code_html(t.content, lang or 'text')
 
     def anchor(self, s):
-        a = base = slug(s) or 'section'; n = 1
-        while a in self.ids: n += 1; a = f'{base}-{n}'
+        a = base = slug(s) or 'section'
+        n = 1
+        while a in self.ids:
+            n += 1
+            a = f'{base}-{n}'
         self.ids.add(a)
         return a
 
     def href(self, h):
         "A link as the site needs it: to its own pages and pictures by their names here"
-        if h.startswith('attachment:'): return self.attachment(unquote(h.removeprefix('attachment:')))
+        if h.startswith('attachment:'):
+            return self.attachment(unquote(h.removeprefix('attachment:')))
         path, _, place = h.partition('#')
         if not path or re.match(r'[a-zA-Z][\w+.-]*:|/', path): return h
         to = posixpath.normpath(posixpath.join(self.folder, unquote(path)))
@@ -130,12 +162,14 @@ class Writer:
         return h if to.startswith(cfg['nbs_path'] + '/') else f'{blob}/{to}{place}'
 
     def attachment(self, name):
-        "A picture that was pasted into the cell at work, as a file of the site; `name` is what the cell calls it"
+        "A picture pasted into the cell at work, as a file of the site; `name` is the cell's for it"
         if name not in self.attached:
-            sys.exit(f"{self.nb.address}: a cell shows the attachment '{name}', but does not hold it; save the picture in images/ and link to it")
+            sys.exit(f"{self.nb.address}: a cell shows the attachment '{name}', but does not hold "
+                     'it; save the picture in images/ and link to it')
         mime, data = next(iter(self.attached[name].items()))
         data = text(data)
-        raw = data.encode('utf-8') if data.lstrip().startswith('<') else base64.b64decode(data) # an SVG may be there as text
+        is_svg = data.lstrip().startswith('<') # which may be there as text
+        raw = data.encode('utf-8') if is_svg else base64.b64decode(data)
         return self.picture(raw, Path(name).suffix or '.' + re.split(r'[/+]', mime)[1])
 
     def picture(self, data, suffix):
@@ -147,7 +181,7 @@ class Writer:
         return name
 
     def markdown(self, src):
-        "Markdown to HTML: anchors on headings, links to our pages, names of ours in backticks linked"
+        "Markdown to HTML: anchors on headings, links to our pages, our names in backticks linked"
         tokens, opened = self.md.parse(src), []
         for i,t in enumerate(tokens):
             if t.type.startswith('container_callout'):
@@ -156,15 +190,17 @@ class Writer:
             if t.type == 'heading_open':
                 label = tokens[i+1].content
                 t.attrSet('id', self.anchor(re.sub(r'[`*$\\]', '', label)))
-                if t.tag in ('h2', 'h3'): self.toc.append((int(t.tag[1]), t.attrGet('id'), re.sub(r'[`*$]', '', label)))
+                if t.tag in ('h2', 'h3'):
+                    self.toc.append((int(t.tag[1]), t.attrGet('id'), re.sub(r'[`*$]', '', label)))
             if t.children: self.inline(t)
             if t.type == 'html_block': t.content = self.raw(t.content)
         return self.md.renderer.render([t for t in tokens if t.type != 'gone'], self.md.options, {})
 
     def callout_title(self, t, after):
-        "Title of a callout, from its options or from a heading at its top, which then goes; and whether it is folded"
+        "Title of a callout, from its options or from a heading at its top; and is it folded?"
         named = re.search(r'title="([^"]*)"', t.info)
-        title = html.escape(named[1]) if named else re.search(r'callout-(\w+)', t.info)[1].capitalize()
+        kind = re.search(r'callout-(\w+)', t.info)[1]
+        title = html.escape(named[1]) if named else kind.capitalize()
         if not named and after and after[0].type == 'heading_open':
             title = self.md.renderer.renderInline(after[1].children, self.md.options, {})
             for u in after: u.type, u.children = 'gone', []
@@ -174,21 +210,27 @@ class Writer:
         t, fold = tokens[i], tokens[i].meta['fold']
         if t.nesting < 0: return '</div></details>\n' if fold else '</div></div>\n'
         tag, name = ('details', 'summary') if fold else ('div', 'p')
-        return f'<{tag} class="callout {re.search(r"callout-(.*?)[ }]", t.info)[1]}"><{name} class="name">{t.meta["title"]}</{name}><div>'
+        kind = re.search(r'callout-(.*?)[ }]', t.info)[1]
+        title = f'<{name} class="name">{t.meta["title"]}</{name}>'
+        return f'<{tag} class="callout {kind}">{title}<div>'
 
     def inline(self, t):
         "Mend links and pictures in a line of text, and link names of ours"
         depth = 0
         for k in t.children:
             if k.type == 'link_open':
-                depth += 1; k.attrSet('href', self.href(k.attrGet('href')))
+                depth += 1
+                k.attrSet('href', self.href(k.attrGet('href')))
             elif k.type == 'link_close': depth -= 1
             elif k.type == 'image':
-                k.attrSet('src', 'assets/colab.svg' if k.attrGet('src') == badge_svg else self.href(k.attrGet('src')))
+                src = k.attrGet('src')
+                k.attrSet('src', 'assets/colab.svg' if src == badge_svg else self.href(src))
             elif k.type == 'html_inline': k.content = self.raw(k.content)
             elif k.type == 'code_inline' and not depth:
                 to = self.symbols.get(k.content.strip('()'))
-                if to: k.type, k.content = 'html_inline', f'<a class="sym" href="{to}"><code>{html.escape(k.content)}</code></a>'
+                if not to: continue
+                k.type = 'html_inline'
+                k.content = f'<a class="sym" href="{to}"><code>{html.escape(k.content)}</code></a>'
 
     def raw(self, s):
         "Mend links and pictures in HTML that the author wrote"
@@ -196,33 +238,43 @@ class Writer:
         return re.sub(r'(src|href)="([^"]+)"', lambda m: f'{m[1]}="{self.href(m[2])}"', s)
 
     def code(self, c):
-        "A code cell: open if it is read, folded if it is plumbing; each name that it exports can be linked to"
+        "A code cell: shown if it is read, folded if it is a detail; its names can be linked to"
         names = list(dict.fromkeys(defined(c.src))) if c.exported else []
-        marks = ''.join(f'<a class="mark" id="{n.lower()}"></a>' for n in names if n not in self.marked)
+        new = [n for n in names if n not in self.marked]
+        marks = ''.join(f'<a class="mark" id="{n.lower()}"></a>' for n in new)
         self.marked |= set(names)
         if c.hidden or c.dirs.get('echo') == 'false': return marks
         if not c.exported: return code_html(c.src)
         where = self.nb.module_path
-        if c.shown: return f'<div class="export">{marks}<a class="where" href="{blob}/{where}">{where}</a>{code_html(c.src)}</div>'
+        if c.shown:
+            link = f'<a class="where" href="{blob}/{where}">{where}</a>'
+            return f'<div class="export">{marks}{link}{code_html(c.src)}</div>'
         about = ', '.join(f'<code>{n}</code>' for n in names) or 'imports and constants'
-        return f'{marks}<details class="export"><summary>{where}: {about}</summary>{code_html(c.src)}</details>'
+        summary = f'<summary>{where}: {about}</summary>'
+        return f'{marks}<details class="export">{summary}{code_html(c.src)}</details>'
+
+    def figure(self, data, c):
+        "A picture in PNG, with its size, its alternative text and its caption"
+        src = self.picture(data, '.png')
+        w, h = (int.from_bytes(data[i:i+4], 'big') for i in (16, 20))
+        caption = c.dirs.get('fig-cap')
+        alt = c.dirs.get('fig-alt') or caption or f'Figure {self.n_img}: drawn by the cell above'
+        below = f'<figcaption>{html.escape(caption)}</figcaption>' if caption is not None else ''
+        img = f'<img src="{src}" width="{w}" height="{h}" alt="{html.escape(alt)}">'
+        return f'<figure>{img}{below}</figure>'
 
     def output(self, o, c):
         "One output of a cell"
         d = o.get('data', {})
         if c.hidden or c.dirs.get('output') == 'false': return ''
-        if o['output_type'] == 'error': return f'<pre class="out error">{html.escape(plain(chr(10).join(o["traceback"])))}</pre>'
+        if o['output_type'] == 'error':
+            traceback = plain('\n'.join(o['traceback']))
+            return f'<pre class="out error">{html.escape(traceback)}</pre>'
         if 'text' in o:
             t = plain(text(o['text'])).strip('\n')
             return f'<pre class="out">{html.escape(t)}</pre>' if t.strip() else ''
         if 'image/svg+xml' in d: return f'<figure>{text(d["image/svg+xml"])}</figure>'
-        if 'image/png' in d:
-            data = base64.b64decode(text(d['image/png']))
-            src = self.picture(data, '.png')
-            w, h = (int.from_bytes(data[i:i+4], 'big') for i in (16, 20))
-            alt = c.dirs.get('fig-alt') or c.dirs.get('fig-cap') or f'Figure {self.n_img}: drawn by the cell above'
-            cap = f'<figcaption>{html.escape(c.dirs["fig-cap"])}</figcaption>' if 'fig-cap' in c.dirs else ''
-            return f'<figure><img src="{src}" width="{w}" height="{h}" alt="{html.escape(alt)}">{cap}</figure>'
+        if 'image/png' in d: return self.figure(base64.b64decode(text(d['image/png'])), c)
         if 'text/markdown' in d: return self.markdown(text(d['text/markdown']))
         if 'text/html' in d: return f'<div class="html">{text(d["text/html"])}</div>'
         t = plain(text(d.get('text/plain', '')))
@@ -230,7 +282,8 @@ class Writer:
 
     def body(self, nb):
         "The page of a notebook, below its title"
-        self.nb, self.marked, self.ids, out = nb, set(), {n.lower() for n in nb.symbols}, []
+        self.nb, self.marked = nb, set()
+        self.ids, out = {n.lower() for n in nb.symbols}, []
         self.folder = posixpath.dirname(nb.address)
         for c in nb.cells:
             self.attached = c.attachments
@@ -247,19 +300,27 @@ class Writer:
 def type_name(a):
     "A type as one would write it, without its module"
     if a is inspect.Parameter.empty or a is None: return ''
-    s = a if isinstance(a, str) else a.__name__ if isinstance(a, type) and not hasattr(a, '__args__') else str(a)
+    if isinstance(a, str): s = a
+    elif isinstance(a, type) and not hasattr(a, '__args__'): s = a.__name__
+    else: s = str(a)
     return re.sub(r'\b(?:\w+\.)+(\w+)', r'\1', s)
 
 def default(d):
-    "A default value, where it is short enough to read"
+    "A default value, if it is short enough to read"
     s = d.__name__ if callable(d) and hasattr(d, '__name__') else repr(d)
     return s if len(s) < 40 and ' at 0x' not in s else '…'
 
+def parameter(p):
+    "A parameter as it stands in a signature"
+    stars = {p.VAR_POSITIONAL: '*', p.VAR_KEYWORD: '**'}.get(p.kind, '')
+    value = '' if p.default is p.empty else f'={default(p.default)}'
+    return stars + p.name + value
+
 def signature(name, f):
-    "The call, over several lines where one would be too long"
-    def show(p): return '*'*(p.kind == p.VAR_POSITIONAL) + '**'*(p.kind == p.VAR_KEYWORD) + p.name + (f'={default(p.default)}' if p.default is not p.empty else '')
-    try: ps = [show(p) for n,p in inspect.signature(f).parameters.items() if n not in ('self', 'cls')]
+    "The call, over several lines if one would be too long"
+    try: found = inspect.signature(f).parameters
     except (ValueError, TypeError): return name
+    ps = [parameter(p) for n,p in found.items() if n not in ('self', 'cls')]
     s = f"{name}({', '.join(ps)})"
     return s if len(s) <= 88 else f'{name}(\n    ' + ',\n    '.join(ps) + ')'
 
@@ -267,20 +328,30 @@ def table(w, f):
     "What each parameter means, and the result: from docments"
     try: ds = docments(f, full=True, returns=True)
     except Exception: return ''
-    inline = lambda s: w.markdown(' '.join(s.split())).strip().removeprefix('<p>').removesuffix('</p>') if s else ''
-    rows = [(n, d.get('anno'), d.get('docment')) for n,d in ds.items() if n not in ('self', 'cls') and (d.get('docment') or n != 'return')]
-    if not any(doc for _,_,doc in rows): return ''
-    row = lambda n, a, doc: f'<tr><td>{"<em>result</em>" if n == "return" else f"<code>{n}</code>"}</td><td>{html.escape(type_name(a))}</td><td>{inline(doc)}</td></tr>'
-    return f'<table class="params">{"".join(row(*r) for r in rows)}</table>'
+    def inline(s):
+        if not s: return ''
+        return w.markdown(' '.join(s.split())).strip().removeprefix('<p>').removesuffix('</p>')
+    def row(n, d):
+        name = '<em>result</em>' if n == 'return' else f'<code>{n}</code>'
+        kind = html.escape(type_name(d.get('anno')))
+        return f"<tr><td>{name}</td><td>{kind}</td><td>{inline(d.get('docment'))}</td></tr>"
+    shown = {n: d for n,d in ds.items()
+             if n not in ('self', 'cls') and (d.get('docment') or n != 'return')}
+    if not any(d.get('docment') for d in shown.values()): return ''
+    return f'<table class="params">{"".join(row(n, d) for n,d in shown.items())}</table>'
 
 def entry(w, name, obj, lesson):
     "One name of the reference; `lesson` is where it is explained"
-    f = getattr(obj, '__func__', getattr(obj, 'fget', obj)) # what is in a classmethod, staticmethod or property
-    prop, a, level = isinstance(obj, property), w.anchor(name), 4 if '.' in name else 3
+    # what is in a classmethod, staticmethod or property
+    f = getattr(obj, '__func__', getattr(obj, 'fget', obj))
+    is_property, a, level = isinstance(obj, property), w.anchor(name), 4 if '.' in name else 3
     if level == 3: w.toc.append((level, a, name))
-    sig = name if prop else 'class '*inspect.isclass(obj) + signature(name, f)
-    return (f'<section class="entry"><a class="lesson" href="{lesson}">lesson</a><h{level} id="{a}">{html.escape(name)}</h{level}>'
-            f'{code_html(sig)}{w.markdown(inspect.getdoc(f) or "")}{"" if prop else table(w, f)}</section>')
+    kind = 'class ' if inspect.isclass(obj) else ''
+    sig = name if is_property else kind + signature(name, f)
+    head = f'<h{level} id="{a}">{html.escape(name)}</h{level}>'
+    params = '' if is_property else table(w, f)
+    return (f'<section class="entry"><a class="lesson" href="{lesson}">lesson</a>{head}'
+            f'{code_html(sig)}{w.markdown(inspect.getdoc(f) or "")}{params}</section>')
 
 def members(cls):
     "The public methods and properties that a class itself defines, and explains"
@@ -290,7 +361,8 @@ def members(cls):
 
 def reference(w, nbs):
     "The page that lists every exported name: signature, parameters, and the way to its lesson"
-    out = [w.markdown('Every public name, with its parameters. The link at the right leads to the lesson that builds it.')]
+    about = 'Every public name, with its parameters. The link at the right leads to its lesson.'
+    out = [w.markdown(about)]
     sys.path.insert(0, str(root))
     for nb in (nb for nb in nbs if nb.module):
         mod = importlib.import_module(f'{cfg["lib_path"]}.{nb.module}')
@@ -300,5 +372,7 @@ def reference(w, nbs):
             obj = getattr(mod, owner)
             if member: obj = inspect.getattr_static(obj, member)
             out.append(entry(w, name, obj, w.symbols[name]))
-            if inspect.isclass(obj): out += [entry(w, f'{name}.{k}', v, w.symbols[name]) for k,v in members(obj) if f'{name}.{k}' not in w.symbols]
+            if not inspect.isclass(obj): continue
+            own = {f'{name}.{k}': v for k,v in members(obj)}
+            out += [entry(w, n, v, w.symbols[name]) for n,v in own.items() if n not in w.symbols]
     return '\n'.join(out)

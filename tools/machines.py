@@ -16,7 +16,8 @@ one_thread = dict(OMP_NUM_THREADS='1')
 @dataclass
 class Setting:
     "A machine to imitate: the packages it has, and what its environment variables say"
-    packages:str # dev: the developer's are in sight; offline: the wheel with that extra; bare: the wheel
+    # dev: the developer's are visible; offline: the wheel with that extra; bare: the wheel alone
+    packages:str
     about:str
     env:dict = field(default_factory=dict)
 
@@ -31,9 +32,10 @@ settings = {
 # ---- the wheel ----
 
 def copy_repo(to, *more):
-    "What makes the package, and `more`, copied to the folder `to`: nothing is written into the repository"
+    "What makes the package, and `more`, copied to `to`: nothing is written into the repository"
     passing = shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints', 'kernel-ipc-*', 'runs')
-    for p in ['settings.ini', 'setup.py', 'MANIFEST.in', 'README.md', 'LICENSE', cfg['lib_path'], *more]:
+    always = ['settings.ini', 'setup.py', 'MANIFEST.in', 'README.md', 'LICENSE', cfg['lib_path']]
+    for p in [*always, *more]:
         if (root/p).is_dir(): shutil.copytree(root/p, to/p, ignore=passing)
         elif (root/p).exists():
             (to/p).parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +68,8 @@ def closure(reqs):
         names.add(r.name)
         for s in distribution(r.name).requires or []:
             q, extras = Requirement(s), ['', *r.extras]
-            if q.marker is None or any(q.marker.evaluate({'extra': e}) for e in extras): todo.append(q)
+            wanted = q.marker is None or any(q.marker.evaluate({'extra': e}) for e in extras)
+            if wanted: todo.append(q)
     return sorted(names)
 
 def link_distribution(name, site):

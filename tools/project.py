@@ -13,6 +13,14 @@ def read_settings():
 cfg = read_settings()
 nbs_dir = root/cfg['nbs_path']
 
+# The package's modules in the one order of their imports: each imports only from those before it.
+# Lessons are slm_scratch.<name>, the others slm_scratch.engine.<name>; tests/test_package.py reads
+# every import against it.
+order = ('files', 'tokenizer', 'tales', 'data', 'corpus', 'attention', 'model', 'variants', 'sizes',
+         'formats', 'device', 'generate', 'fast', 'loss', 'optim', 'distributed', 'evaluate', 'run',
+         'train', 'exercises', 'live', 'cli', 'demo')
+lesson_modules = ('tokenizer', 'data', 'attention', 'model', 'generate', 'train')
+
 def text(s): return ''.join(s) if isinstance(s, list) else s
 
 def read_cells(path):

@@ -1,4 +1,4 @@
-"Execute notebooks as a reader's Jupyter does, every cell in a fresh kernel, and save their outputs."
+"Execute notebooks as a reader's Jupyter does, each in a fresh kernel, and save their outputs."
 import argparse, re, sys, tempfile, time
 from pathlib import Path
 import nbformat
@@ -21,14 +21,15 @@ def first_line(source):
 
 def complaint(nb, i, error, name):
     "The cell that failed: its place, its first line, the error, and the lines that led to it"
-    told = colours.sub('', getattr(error, 'traceback', '') or '').strip().splitlines()
+    lines = colours.sub('', getattr(error, 'traceback', '') or '').strip().splitlines()
     rule = '-'*75 # above the traceback itself
-    if rule in told: told = told[told.index(rule)+1:]
+    if rule in lines: lines = lines[lines.index(rule)+1:]
     what = f'{type(error).__name__}: {error}'
-    if isinstance(error, CellExecutionError): what = colours.sub('', f'{error.ename}: {error.evalue}')
-    steps = '\n'.join(told[-30:])
-    place = f'{name} stopped in cell {i}, under "{heading(nb, i)}":\n    {first_line(nb.cells[i].source)}'
-    return f'{place}\n{what}\n\n{steps}'.strip()
+    if isinstance(error, CellExecutionError):
+        what = colours.sub('', f'{error.ename}: {error.evalue}')
+    steps = '\n'.join(lines[-30:])
+    place = f'{name} stopped in cell {i}, under "{heading(nb, i)}"'
+    return f'{place}:\n    {first_line(nb.cells[i].source)}\n{what}\n\n{steps}'.strip()
 
 def execute(path, # the notebook
             cwd=None, # the folder that it runs in; default: its own
@@ -39,15 +40,16 @@ def execute(path, # the notebook
     def start(cell, cell_index): at[0], began[0] = cell_index, time.perf_counter()
     def end(cell, cell_index, **kwargs): seconds[cell_index] = time.perf_counter() - began[0]
     where = {'metadata': {'path': str(cwd or Path(path).parent)}}
-    client = NotebookClient(nb, timeout=timeout, kernel_name='python3', record_timing=False, resources=where,
-                            skip_cells_with_tag='', extra_arguments=['--log-level=ERROR'],
+    client = NotebookClient(nb, timeout=timeout, kernel_name='python3', record_timing=False,
+                            resources=where, skip_cells_with_tag='',
+                            extra_arguments=['--log-level=ERROR'],
                             on_cell_start=start, on_cell_executed=end)
     try: client.execute()
     except Exception as e: raise Stopped(complaint(nb, at[0], e, Path(path).name)) from e
     return nb, seconds
 
-def settle(outputs):
-    "Outputs as a terminal leaves them: pieces of a stream joined, of a progress bar its last state"
+def collapse_streams(outputs):
+    "Outputs as a terminal shows them: pieces of a stream joined, of a progress bar its last state"
     kept = []
     for out in outputs:
         goes_on = kept and out.output_type == 'stream' == kept[-1].output_type
@@ -57,11 +59,11 @@ def settle(outputs):
         if out.output_type == 'stream': out.text = re.sub(r'[^\n]*\r(?!\n)', '', out.text)
     return [o for o in kept if o.output_type != 'stream' or o.text.strip()]
 
-def scrub(nb):
+def strip_paths(nb):
     "Take the names of temporary folders out of the outputs: they differ each time"
     tmp = re.compile(re.escape(tempfile.gettempdir()) + r'/tmp\w+/?')
     for cell in nb.cells:
-        if 'outputs' in cell: cell.outputs = settle(cell.outputs)
+        if 'outputs' in cell: cell.outputs = collapse_streams(cell.outputs)
         for out in cell.get('outputs', []):
             if 'text' in out: out['text'] = tmp.sub('', out['text'])
             data = out.get('data', {})
@@ -74,14 +76,15 @@ def main():
     ap.add_argument('--cwd', help='folder to run in; default: the one of the notebook')
     ap.add_argument('--timeout', type=int, default=1800,
                     help='seconds after which a cell counts as hanging (default: 1800)')
-    ap.add_argument('--slowest', type=int, default=0, metavar='N', help='also show the N slowest cells')
+    ap.add_argument('--slowest', type=int, default=0, metavar='N',
+                    help='also show the N slowest cells')
     ap.add_argument('--no-save', action='store_true', help='leave the file as it is')
     args = ap.parse_args()
     for p in args.nbs:
         t = time.time()
         try: nb, seconds = execute(p, args.cwd, args.timeout)
         except Stopped as e: sys.exit(str(e))
-        if not args.no_save: nbformat.write(scrub(nb), p)
+        if not args.no_save: nbformat.write(strip_paths(nb), p)
         print(f'{p}: {time.time()-t:.1f} s', flush=True)
         for i in sorted(seconds, key=seconds.get, reverse=True)[:args.slowest]:
             line = first_line(nb.cells[i].source)[:80]

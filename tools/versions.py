@@ -13,7 +13,8 @@ def lowest(requirement):
     "The lower bound of a requirement, exactly: torch>=2.4 -> torch==2.4"
     r = Requirement(requirement)
     bounds = [s.version for s in r.specifier if s.operator == '>=']
-    if len(bounds) != 1: raise SystemExit(f"settings.ini: {requirement}: needs one lower bound, with '>='")
+    if len(bounds) != 1:
+        raise SystemExit(f"settings.ini: {requirement}: needs one lower bound, with '>='")
     return f'{r.name}=={bounds[0]}'
 
 def requirements(which):
@@ -24,14 +25,15 @@ def requirements(which):
 def find_python(version):
     "An interpreter of this version: PYTHON3_10 or the like names one, else the PATH is searched"
     variable = 'PYTHON' + version.replace('.', '_')
-    on_path = [shutil.which('python' + version), *pyenvs(version), sys.executable, shutil.which('python3')]
-    candidates = [os.environ[variable]] if variable in os.environ else on_path
+    search = ['python' + version, *pyenvs(version), sys.executable, 'python3']
+    candidates = [os.environ[variable]] if variable in os.environ else map(shutil.which, search)
     ask = 'import sys; print(f"{sys.version_info[0]}.{sys.version_info[1]}")'
     for c in filter(None, candidates):
         try: said = subprocess.run([c, '-c', ask], capture_output=True, text=True)
         except OSError: continue
         if said.stdout.strip() == version: return c
-    raise SystemExit(f'no Python {version} here: put python{version} on the PATH, or let {variable} name it')
+    raise SystemExit(f'no Python {version} here: put python{version} on the PATH, '
+                     f'or let {variable} name it')
 
 def pyenvs(version):
     "Interpreters that pyenv knows, the newest first"
@@ -44,7 +46,8 @@ def install(which, d, wheel):
     py = d/('Scripts/python.exe' if os.name == 'nt' else 'bin/python')
     if not py.exists(): subprocess.run([find_python(pythons[which]), '-m', 'venv', d], check=True)
     def pip(*args):
-        cmd = [py, '-m', 'pip', 'install', '-q', '--progress-bar', 'off', '--disable-pip-version-check']
+        cmd = [py, '-m', 'pip', 'install', '-q', '--progress-bar', 'off',
+               '--disable-pip-version-check']
         subprocess.run([str(a) for a in (*cmd, *args)], check=True)
     wanted = requirements(which)
     torch = [r for r in wanted if Requirement(r).name == 'torch']
@@ -60,7 +63,8 @@ def show_versions(py):
     names = [Requirement(r).name for r in requirements('newest')]
     code = f"""
 import importlib.metadata, platform
-print('Python', platform.python_version(), *(f'{{n}} {{importlib.metadata.version(n)}}' for n in {names!r}))"""
+versions = [f'{{n}} {{importlib.metadata.version(n)}}' for n in {names!r}]
+print('Python', platform.python_version(), *versions)"""
     r = subprocess.run([py, '-c', code], capture_output=True, text=True, check=True)
     return r.stdout.strip()
 
@@ -85,8 +89,9 @@ def check(py, nbs, top):
     return bad
 
 def main():
-    ap = argparse.ArgumentParser(description=__doc__,
-                                 epilog="TORCH_INDEX says where torch comes from: an index, or 'pypi'.")
+    ap = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="TORCH_INDEX says where torch comes from: an index, or 'pypi'.")
     ap.add_argument('which', nargs='*', help='lowest, newest (default: both)')
     ap.add_argument('--nbs', default='all', help="notebooks, with commas, or 'none' (default: all)")
     ap.add_argument('--envs', type=Path, default=root/'build'/'versions',
