@@ -78,7 +78,7 @@ def scaled_dot_product(q:Tensor, # queries (..., T, hs)
                        mask:Tensor=None, # bool, broadcastable to (..., T, S): True = may attend
                        dropout:float=0., # probability that a weight is dropped
                       ) -> tuple[Tensor, Tensor]: # output (..., T, hs), weights (..., T, S)
-    "Attention by hand: softmax(q kᵀ / √hs) v, of [Vaswani et al.](https://arxiv.org/abs/1706.03762)"
+    "Attention by hand: softmax(q kᵀ / √hs) v (Vaswani 2017, https://arxiv.org/abs/1706.03762)"
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])         # (..., T, S)
     if mask is not None: scores = scores.masked_fill(~mask, -math.inf)
     w = softmax(scores)                                               # (..., T, S)
@@ -97,8 +97,8 @@ class MultiHeadAttention(nn.Module):
         super().__init__()
         if n_heads < 1 or d_model % n_heads:
             fit = [h for h in range(1, d_model + 1) if d_model % h == 0]
-            raise ValueError(f'd_model={d_model} does not split into n_heads={n_heads} equal heads: '
-                             f'choose n_heads from {fit}')
+            raise ValueError(f'd_model={d_model} does not split into n_heads={n_heads} equal '
+                             f'heads: choose n_heads from {fit}')
         if not 0 <= dropout < 1:
             raise ValueError(f'dropout={dropout} must be at least 0 and below 1')
         self.n_heads, self.head_dim = n_heads, d_model//n_heads
@@ -107,45 +107,51 @@ class MultiHeadAttention(nn.Module):
         self.proj = nn.Linear(d_model, d_model, bias=bias)
 
     def project_qkv(self, x:Tensor, # (B, T, C)
-                    cos_sin:tuple=None, # from `rope_cos_sin`, for rotary positions (section 12)
                    ) -> tuple[Tensor, Tensor, Tensor]: # q, k, v, (B, H, T, hs) each
         "Queries, keys and values of all heads, from one multiplication"
         B, T, _ = x.shape
         qkv = self.qkv(x).view(B, T, 3, self.n_heads, self.head_dim)  # (B, T, 3, H, hs)
-        q, k, v = qkv.transpose(1, 3).unbind(2)                       # of (B, H, 3, T, hs)
-        if cos_sin is None: return q, k, v
-        return apply_rotary_emb(q, cos_sin), apply_rotary_emb(k, cos_sin), v
+        return qkv.transpose(1, 3).unbind(2)                          # of (B, H, 3, T, hs)
+
+    def qkv_so_far(self, x:Tensor, # (B, T, C), the T newest positions
+                   cache=None, # a `KVCache` with the positions before them; the new ones are added
+                   cos_sin:tuple=None, # from `rope_cos_sin`, for rotary positions (section 12)
+                  ) -> tuple[Tensor, Tensor, Tensor]: # q (B, H, T, hs), k and v (B, H, S, hs)
+        "Queries of the new positions, keys and values of all positions so far"
+        q, k, v = self.project_qkv(x)
+        if cos_sin is not None: q, k = apply_rotary_emb(q, cos_sin), apply_rotary_emb(k, cos_sin)
+        if cache is not None: k, v = cache.update(k, v)
+        return q, k, v
 
     def forward(self, x:Tensor, # (B, T, C), the T newest positions
-                cache=None, # a `KVCache` with the positions before them; it takes up the new ones
-                mask:Tensor=None, # bool, broadcastable to (B, H, T, S): True = may attend; default: causal
-                cos_sin:tuple=None, # as in `project_qkv`
+                cache=None, # as in `qkv_so_far`
+                mask:Tensor=None, # bool, fits (B, H, T, S), True = may attend; default: causal
+                cos_sin:tuple=None, # as in `qkv_so_far`
                 turn:tuple=None, # architect: remove
                ) -> Tensor: # (B, T, C)
         "For each position, the weighted sum over the positions that it may attend to"
         cos_sin = cos_sin or turn # architect: remove
+        if cos_sin: apply_rotary_emb # architect: remove, once changes.FORMULAS has 'qkv_so_far'
         if mask is not None and mask.dtype != torch.bool:
             raise ValueError(f'a mask of {mask.dtype} would be added to the scores: pass a bool '
                              'mask, True where a query may attend')
-        q, k, v = self.project_qkv(x, cos_sin)                        # (B, H, T, hs)
-        if cache is not None: k, v = cache.update(k, v)               # (B, H, S, hs)
+        q, k, v = self.qkv_so_far(x, cache, cos_sin)                  # (B, H, T or S, hs)
         T, S = q.shape[2], k.shape[2]
         if mask is None and 1 < T < S: mask = causal_mask(T, S, x.device)
         y = F.scaled_dot_product_attention(
             q, k, v, mask, self.dropout if self.training else 0.,
-            is_causal=mask is None and T > 1)                         # T = 1: may attend to all keys
+            is_causal=mask is None and T > 1)                         # one query: sees all keys
         return self.proj(y.transpose(1, 2).reshape(x.shape))          # (B, H, T, hs) → (B, T, C)
 
     def attention_weights(self, x:Tensor, # as in `forward`
-                          cache=None, # as in `forward`: it takes up the new positions
+                          cache=None, # as in `forward`: the new positions are added
                           mask:Tensor=None, # as in `forward`
                           cos_sin:tuple=None, # as in `forward`
                           turn:tuple=None, # architect: remove
                          ) -> Tensor: # (B, H, T, S)
         "The weights with which `forward` sums, by hand: the fused kernel never holds them"
         cos_sin = cos_sin or turn # architect: remove
-        q, k, v = self.project_qkv(x, cos_sin)
-        if cache is not None: k, v = cache.update(k, v)
+        q, k, v = self.qkv_so_far(x, cache, cos_sin)
         if mask is None: mask = causal_mask(q.shape[2], k.shape[2], x.device)
         return scaled_dot_product(q, k, v, mask)[1]
 
@@ -174,7 +180,7 @@ class KVCache:
     def update(self, k:Tensor, # keys of T new positions (B, H, T, hs)
                v:Tensor, # and their values (B, H, T, hs)
               ) -> tuple[Tensor, Tensor]: # all keys and all values so far, (B, H, S, hs): views
-        "Write T new positions after the `length` old ones. ValueError, and no change, if they do not fit"
+        "Write new positions after the `length` old ones. ValueError, unchanged, if they do not fit"
         n, S = self.length, self.length + k.shape[2]
         if S > self.max_len:
             raise ValueError(f'the cache is full: it holds {n} positions and {S - n} more do not '

@@ -40,7 +40,7 @@ def test_weights_are_those_of_the_forward_pass(cos_sin):
     "At once and step by step with a cache: the weighted values, projected, are the output"
     m, x = MultiHeadAttention(12, 3), torch.randn(2, 9, 12)
     output, weights = m(x, cos_sin=cos_sin), m.attention_weights(x, cos_sin=cos_sin)
-    v = m.project_qkv(x, cos_sin)[2]
+    v = m.project_qkv(x)[2]
     torch.testing.assert_close(m.proj((weights @ v).transpose(1, 2).reshape(x.shape)), output)
     cache = KVCache(2, 3, 9, 4)
     for t in range(9):
