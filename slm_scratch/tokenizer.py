@@ -15,7 +15,7 @@ import tiktoken
 from fastcore.basics import patch
 from tqdm import tqdm
 from .engine.files import as_number, is_whole
-from .engine.texts import check_texts, replace_surrogates
+from .engine.entries import check_texts, replace_surrogates
 
 # %% ../nbs/00_tokenizer.ipynb #5e448a14
 def merge_pair(parts:list, # the tokens of a text, as bytes

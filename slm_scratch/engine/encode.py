@@ -9,7 +9,7 @@ __all__ = []
 import os
 import numpy as np
 from fastcore.basics import patch
-from .texts import replace_surrogates
+from .entries import replace_surrogates
 from ..tokenizer import EOT, Tokenizer, has_long_whitespace
 
 # %% ../../nbs/engine/encode.ipynb #71ad42c9
