@@ -13,9 +13,9 @@ from torch import nn, Tensor
 from torch.nn import functional as F
 
 # %% ../nbs/02_attention.ipynb #270c1cd4
-def softmax(x:Tensor, # scores, any shape; −inf means "never"
+def softmax(x:Tensor, # scores, any shape; −inf gives a weight of 0
             dim:int=-1, # the dimension that is to sum to 1
-           ) -> Tensor: # positive weights, shape of `x`
+           ) -> Tensor: # weights, not negative, shape of `x`
     "Turn scores into weights that sum to 1, without overflow"
     e = (x - x.amax(dim, keepdim=True)).exp()
     return e / e.sum(dim, keepdim=True)
@@ -23,57 +23,71 @@ def softmax(x:Tensor, # scores, any shape; −inf means "never"
 # %% ../nbs/02_attention.ipynb #38392e4a
 def plot_attention(weights:Tensor, # (T, S), or (H, T, S) for one map a head
                    tokens:list, # S names for the keys; the last T of them name the queries
-                   titles:list=None, # one for each map: "head 0" … unless told
-                   size:float=None, # inches a map: by the number of tokens unless told
+                   titles:list=None, # one for each map; default: "head 0" …
+                   size:float=None, # inches a map; default: by the number of tokens
                   ): # the axes, one a map
-    "Draw who looks at whom: a row for each query, a column for each key; a weight of exactly zero stays blank"
+    "Draw weights: a row for each query, a column for each key; exactly zero stays blank"
     import matplotlib.pyplot as plt
     w = torch.as_tensor(weights).detach().float().cpu()
-    w = w[None] if w.dim() == 2 else w
+    if w.dim() == 2: w = w[None]
     (H, T, S), tokens = w.shape, list(tokens)
-    if len(tokens) != S: raise ValueError(f'{len(tokens)} tokens for {S} keys: give one name for each key')
+    if len(tokens) != S:
+        raise ValueError(f'{len(tokens)} tokens for {S} keys: give one name for each key')
     titles = titles or ([f'head {h}' for h in range(H)] if H > 1 else [''])
-    cols, size, numbers = min(H, 4), size or (min(3.2, 1 + .35*S) if H < 3 else 2.2), S <= 8 and H <= 3
+    size = size or (min(3.2, 1 + .35*S) if H < 3 else 2.2)
+    cols, numbers = min(H, 4), S <= 8 and H <= 3
     rows = -(-H//cols)
-    fig, axs = plt.subplots(rows, cols, squeeze=False, layout='constrained', figsize=(cols*size + .6, rows*(size*min(1, T/S + .3) + .4)))
-    for a in axs.flat[H:]: a.axis('off')
-    for h, (a, m) in enumerate(zip(axs.flat, w)):
-        im = a.imshow(m.where(m != 0, math.nan), vmin=0, vmax=1)
-        a.grid(False); a.set_title(titles[h]); a.set_xlabel('looks at')
-        a.set_xticks(range(S), tokens, rotation=90); a.set_yticks(range(T), [] if h % cols else tokens[S-T:])
-        for i, j in (m > .005).nonzero().tolist() if numbers else []:
-            a.text(j, i, f'{m[i, j]:.2f}'.lstrip('0'), ha='center', va='center', fontsize=7, color='k' if m[i, j] > .6 else 'w')
+    height = rows*(size*min(1, T/S + .3) + .4)
+    fig, axs = plt.subplots(rows, cols, squeeze=False, layout='constrained',
+                            figsize=(cols*size + .6, height))
+    for ax in axs.flat[H:]: ax.axis('off')
+    for h, (ax, m) in enumerate(zip(axs.flat, w)):
+        im = _draw_map(ax, m, numbers)
+        ax.set(title=titles[h], xlabel='attends to')
+        ax.set_xticks(range(S), tokens, rotation=90)
+        ax.set_yticks(range(T), [] if h % cols else tokens[S-T:])
     axs[0, 0].set_ylabel('this word')
     if not numbers: fig.colorbar(im, ax=axs, label='weight', shrink=.8)
     return axs.flat[:H]
 
+def _draw_map(ax, m, numbers):
+    "One map of weights (T, S), with their numbers if wanted"
+    im = ax.imshow(m.where(m != 0, math.nan), vmin=0, vmax=1)
+    ax.grid(False)
+    for i, j in (m > .005).nonzero().tolist() if numbers else []:
+        ax.text(j, i, f'{m[i, j]:.2f}'.lstrip('0'), ha='center', va='center', fontsize=7,
+                color='k' if m[i, j] > .6 else 'w')
+    return im
+
 # %% ../nbs/02_attention.ipynb #3e1b18cd
 def causal_mask(T:int, # queries: the newest `T` positions
-                S:int=None, # keys: all positions so far; as many as the queries unless told
+                S:int=None, # keys: all positions so far; default: as many as the queries
                 device=None, # where the mask is made
-               ) -> Tensor: # bool (T, S), True where the query may look
-    "Query `i` stands at position `S-T+i` and may look at every key up to itself"
+               ) -> Tensor: # bool (T, S), True if the query may attend to the key
+    "Query `i` stands at position `S-T+i` and may attend to every key up to its own"
     S = T if S is None else S
-    if S < T: raise ValueError(f'{T} queries but {S} keys: every query has a key of its own, so S must be at least {T}')
+    if S < T:
+        raise ValueError(f'{T} queries but {S} keys: every query has a key of its own, so S must '
+                         f'be at least {T}')
     return torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
 
 # %% ../nbs/02_attention.ipynb #2e553f71
 def scaled_dot_product(q:Tensor, # queries (..., T, hs)
                        k:Tensor, # keys (..., S, hs)
                        v:Tensor, # values (..., S, hs)
-                       mask:Tensor=None, # bool, broadcastable to (..., T, S): True where a query may look
+                       mask:Tensor=None, # bool, broadcastable to (..., T, S): True = may attend
                        dropout:float=0., # probability that a weight is dropped
                       ) -> tuple[Tensor, Tensor]: # output (..., T, hs), weights (..., T, S)
-    "Attention by hand: softmax(q kᵀ / √hs) v, of [Vaswani et al. 2017](https://arxiv.org/abs/1706.03762)"
-    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])                 # (..., T, S)
+    "Attention by hand: softmax(q kᵀ / √hs) v (Vaswani 2017, https://arxiv.org/abs/1706.03762)"
+    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])         # (..., T, S)
     if mask is not None: scores = scores.masked_fill(~mask, -math.inf)
-    w = softmax(scores)                                                       # (..., T, S), rows sum to 1
+    w = softmax(scores)                                               # (..., T, S)
     if dropout: w = w * (torch.rand_like(w) >= dropout) / (1 - dropout)
-    return w @ v, w                                                           # (..., T, hs), (..., T, S)
+    return w @ v, w                                                   # (..., T, hs), (..., T, S)
 
 # %% ../nbs/02_attention.ipynb #8617ba5f
 class MultiHeadAttention(nn.Module):
-    "`n_heads` heads of causal self-attention, fused: one projection in, one attention, one projection out"
+    "Causal self-attention with `n_heads` heads: one projection in, one fused kernel, one out"
     def __init__(self,
                  d_model:int, # channels C in and out
                  n_heads:int, # heads H; each is `d_model/n_heads` wide
@@ -82,79 +96,106 @@ class MultiHeadAttention(nn.Module):
                 ):
         super().__init__()
         if n_heads < 1 or d_model % n_heads:
-            raise ValueError(f'd_model={d_model} does not split into n_heads={n_heads} equal heads: choose n_heads from '
-                             f'{[h for h in range(1, d_model + 1) if d_model % h == 0]}')
-        if not 0 <= dropout < 1: raise ValueError(f'dropout={dropout} must be at least 0 and below 1')
-        self.n_heads, self.head_dim, self.dropout = n_heads, d_model//n_heads, dropout
+            fit = [h for h in range(1, d_model + 1) if d_model % h == 0]
+            raise ValueError(f'd_model={d_model} does not split into n_heads={n_heads} equal '
+                             f'heads: choose n_heads from {fit}')
+        if not 0 <= dropout < 1:
+            raise ValueError(f'dropout={dropout} must be at least 0 and below 1')
+        self.n_heads, self.head_dim = n_heads, d_model//n_heads
+        self.dropout = dropout
         self.qkv = nn.Linear(d_model, 3*d_model, bias=bias)
         self.proj = nn.Linear(d_model, d_model, bias=bias)
 
     def project_qkv(self, x:Tensor, # (B, T, C)
-             ) -> tuple[Tensor, Tensor, Tensor]: # q, k, v, (B, H, T, hs) each
+                   ) -> tuple[Tensor, Tensor, Tensor]: # q, k, v, (B, H, T, hs) each
         "Queries, keys and values of all heads, from one multiplication"
         B, T, _ = x.shape
-        qkv = self.qkv(x).view(B, T, 3, self.n_heads, self.head_dim)   # (B, T, 3, H, hs)
-        return qkv.transpose(1, 3).unbind(2)                           # (B, H, 3, T, hs) → 3 × (B, H, T, hs)
+        qkv = self.qkv(x).view(B, T, 3, self.n_heads, self.head_dim)  # (B, T, 3, H, hs)
+        return qkv.transpose(1, 3).unbind(2)                          # of (B, H, 3, T, hs)
+
+    def qkv_so_far(self, x:Tensor, # (B, T, C), the T newest positions
+                   cache=None, # a `KVCache` with the positions before them; the new ones are added
+                   cos_sin:tuple=None, # from `rope_cos_sin`, for rotary positions (section 12)
+                  ) -> tuple[Tensor, Tensor, Tensor]: # q (B, H, T, hs), k and v (B, H, S, hs)
+        "Queries of the new positions, keys and values of all positions so far"
+        q, k, v = self.project_qkv(x)
+        if cos_sin is not None: q, k = apply_rotary_emb(q, cos_sin), apply_rotary_emb(k, cos_sin)
+        if cache is not None: k, v = cache.update(k, v)
+        return q, k, v
 
     def forward(self, x:Tensor, # (B, T, C), the T newest positions
-                cache=None, # a `KVCache` with the positions before them; theirs are added to it
-                mask:Tensor=None, # bool, broadcastable to (B, H, T, S), True = may look; causal unless told
-                turn:tuple=None, # from `rope_cos_sin`, for rotary positions (section 12)
+                cache=None, # as in `qkv_so_far`
+                mask:Tensor=None, # bool, fits (B, H, T, S), True = may attend; default: causal
+                cos_sin:tuple=None, # as in `qkv_so_far`
+                turn:tuple=None, # architect: remove
                ) -> Tensor: # (B, T, C)
-        "What each position gathers from the positions that it may look at"
+        "For each position, the weighted sum over the positions that it may attend to"
+        cos_sin = cos_sin or turn # architect: remove
+        if cos_sin: apply_rotary_emb # architect: remove, once changes.FORMULAS has 'qkv_so_far'
         if mask is not None and mask.dtype != torch.bool:
-            raise ValueError(f'a mask of {mask.dtype} would be added to the scores: pass a bool mask, True where a query may look')
-        q, k, v = self.project_qkv(x)                                        # (B, H, T, hs)
-        if turn is not None: q, k = apply_rotary_emb(q, turn), apply_rotary_emb(k, turn)
-        if cache is not None: k, v = cache.append(k, v)                # (B, H, S, hs)
+            raise ValueError(f'a mask of {mask.dtype} would be added to the scores: pass a bool '
+                             'mask, True where a query may attend')
+        q, k, v = self.qkv_so_far(x, cache, cos_sin)                  # (B, H, T or S, hs)
         T, S = q.shape[2], k.shape[2]
-        if mask is None and 1 < T < S: mask = causal_mask(T, S, x.device)   # one new position may see all: no mask
-        y = F.scaled_dot_product_attention(q, k, v, mask, self.dropout if self.training else 0., is_causal=mask is None and T > 1)
-        return self.proj(y.transpose(1, 2).reshape(x.shape))           # (B, H, T, hs) → (B, T, C)
+        if mask is None and 1 < T < S: mask = causal_mask(T, S, x.device)
+        y = F.scaled_dot_product_attention(
+            q, k, v, mask, self.dropout if self.training else 0.,
+            is_causal=mask is None and T > 1)                         # one query: sees all keys
+        return self.proj(y.transpose(1, 2).reshape(x.shape))          # (B, H, T, hs) → (B, T, C)
 
-    def attention_weights(self, x:Tensor, # (B, T, C)
+    def attention_weights(self, x:Tensor, # as in `forward`
+                          cache=None, # as in `forward`: the new positions are added
                           mask:Tensor=None, # as in `forward`
-                          turn:tuple=None, # as in `forward`
-                         ) -> Tensor: # (B, H, T, T)
-        "Who looks at whom, computed by hand, since the fused path never holds the weights"
-        q, k, v = self.project_qkv(x)
-        if turn is not None: q, k = apply_rotary_emb(q, turn), apply_rotary_emb(k, turn)
-        return scaled_dot_product(q, k, v, causal_mask(x.shape[1], device=x.device) if mask is None else mask)[1]
+                          cos_sin:tuple=None, # as in `forward`
+                          turn:tuple=None, # architect: remove
+                         ) -> Tensor: # (B, H, T, S)
+        "The weights with which `forward` sums, by hand: the fused kernel never holds them"
+        cos_sin = cos_sin or turn # architect: remove
+        q, k, v = self.qkv_so_far(x, cache, cos_sin)
+        if mask is None: mask = causal_mask(q.shape[2], k.shape[2], x.device)
+        return scaled_dot_product(q, k, v, mask)[1]
 
 # %% ../nbs/02_attention.ipynb #3d524040
 class KVCache:
-    "Keys and values of one layer for up to `max_len` positions, in memory that is reserved once; for use under `torch.no_grad`"
+    "Keys and values of one layer, in memory reserved once; for use under `torch.no_grad`"
     def __init__(self,
                  batch:int, # rows B
                  n_heads:int, # H
-                 max_len:int, # positions that there is room for
+                 max_len:int, # positions that fit
                  head_dim:int, # hs
                  device=None, # the model's
-                 dtype=None, # that of the keys: float32 unless told
+                 dtype=None, # that of the keys; default: float32
                 ):
         self.k = torch.zeros(batch, n_heads, max_len, head_dim, device=device, dtype=dtype)
-        self.v, self.length, self.max_len = torch.zeros_like(self.k), 0, max_len
+        self.v = torch.zeros_like(self.k)
+        self.length = 0 # positions that are filled
+        self.max_len = max_len
 
     def reserve(self, k:Tensor, # the first keys (B, H, T, hs)
                 v:Tensor, # and their values
                ) -> None:
-        "Make room in the shape, type and device of the first keys, if they are not as announced"
-        room = lambda t: t.new_zeros(*t.shape[:2], self.max_len, t.shape[3])
-        self.k, self.v = room(k), room(v)
+        "Reserve memory in the shape, type and device of the first keys and values"
+        self.k, self.v = (t.new_zeros(*t.shape[:2], self.max_len, t.shape[3]) for t in (k, v))
 
-    def append(self, k:Tensor, # keys of T new positions (B, H, T, hs)
+    def update(self, k:Tensor, # keys of T new positions (B, H, T, hs)
                v:Tensor, # and their values (B, H, T, hs)
-              ) -> tuple[Tensor, Tensor]: # all keys and all values so far, (B, H, S, hs) each: views, no copies
-        "Write T new positions behind the `length` old ones; a ValueError, and nothing written, where they do not fit"
+              ) -> tuple[Tensor, Tensor]: # all keys and all values so far, (B, H, S, hs): views
+        "Write new positions after the `length` old ones. ValueError, unchanged, if they do not fit"
         n, S = self.length, self.length + k.shape[2]
         if S > self.max_len:
-            raise ValueError(f'the cache is full: it holds {n} positions and {S - n} more do not fit into max_len={self.max_len}; '
-                             'make a larger one, or set `cache.length = 0` and start again from a shorter text')
-        if len(k) != len(self.k): raise ValueError(f'a batch of {len(k)} for a cache of {len(self.k)} rows: make the cache for batch={len(k)}')
+            raise ValueError(f'the cache is full: it holds {n} positions and {S - n} more do not '
+                             f'fit into max_len={self.max_len}; make a larger one, or set '
+                             '`cache.length = 0` and start again from a shorter text')
+        if len(k) != len(self.k):
+            raise ValueError(f'a batch of {len(k)} for a cache of {len(self.k)} rows: make the '
+                             f'cache for batch={len(k)}')
         kind = lambda t: (t.shape[1], t.shape[3], t.dtype, t.device)
-        if n == 0 and (kind(k) != kind(self.k) or kind(v) != kind(self.v)): self.reserve(k, v)
-        self.k[:, :, n:S], self.v[:, :, n:S], self.length = k, v, S
+        fits = kind(k) == kind(self.k) and kind(v) == kind(self.v)
+        if n == 0 and not fits: self.reserve(k, v)
+        self.k[:, :, n:S], self.v[:, :, n:S] = k, v
+        self.length = S
         return self.k[:, :, :S].to(k.dtype), self.v[:, :, :S].to(v.dtype)
+    append = update # architect: remove
 
     @property
     def nbytes(self) -> int: # bytes, whether filled or not
@@ -163,21 +204,21 @@ class KVCache:
 
     @staticmethod
     def estimate_bytes(batch:int, # rows B
-                      n_heads:int, # H
-                      max_len:int, # positions
-                      head_dim:int, # hs
-                      n_layers:int=1, # a model has one cache a layer
-                      dtype=torch.float32, # of keys and values
-                     ) -> int: # bytes
-        "What caches will take, before any is made: two numbers for each layer, row, position and channel"
+                       n_heads:int, # H
+                       max_len:int, # positions
+                       head_dim:int, # hs
+                       n_layers:int=1, # a model has one cache a layer
+                       dtype=torch.float32, # of keys and values
+                      ) -> int: # bytes
+        "What caches will hold: two numbers for each layer, row, position and channel"
         return 2 * n_layers * batch * n_heads * max_len * head_dim * dtype.itemsize
 
 # %% ../nbs/02_attention.ipynb #d30332d9
 def padding_mask(pad:Tensor, # (B,) int: how many positions at the left of each row are padding
                  T:int, # queries: the newest `T` positions
-                 S:int=None, # keys: all positions so far; as many as the queries unless told
-                ) -> Tensor: # bool (B, 1, T, S), True where the query may look
-    "The causal mask of rows that are padded on the left; a padded query sees itself alone"
+                 S:int=None, # keys: all positions so far; default: as many as the queries
+                ) -> Tensor: # bool (B, 1, T, S), True if the query may attend to the key
+    "The causal mask of rows that are padded on the left; a padded query attends to itself alone"
     S = T if S is None else S
     if not isinstance(pad, Tensor): pad = torch.tensor(pad)
     keys = torch.arange(S, device=pad.device)
@@ -186,20 +227,21 @@ def padding_mask(pad:Tensor, # (B,) int: how many positions at the left of each 
 
 # %% ../nbs/02_attention.ipynb #e9b1195f
 def rope_cos_sin(positions:Tensor, # (T,) or (B, T) int64
-                head_dim:int, # hs, even: numbers are turned in pairs
-                base:float=10000., # the larger, the slower the slowest pair turns: 2π·base^(1-2/hs) steps a circle
-               ) -> tuple[Tensor, Tensor]: # cosines and sines, (T, hs/2), or (B, 1, T, hs/2) for rows of their own
-    "The angle of each pair at each position (Su et al. 2021, https://arxiv.org/abs/2104.09864)"
-    pairs = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device)   # (hs/2,)
-    speed = base ** -(pairs / head_dim)                                                  # (hs/2,)
-    angle = positions[..., None] * speed                                                 # (..., T, hs/2)
-    if positions.dim() == 2: angle = angle[:, None]                                      # the same for all heads
+                 head_dim:int, # hs, even: numbers are turned in pairs
+                 base:float=10000., # the last pair turns once in about 2π·base positions
+                ) -> tuple[Tensor, Tensor]: # (T, hs/2) each, or (B, 1, T, hs/2)
+    "Cosine and sine of each pair's angle (Su et al. 2021, https://arxiv.org/abs/2104.09864)"
+    pairs = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device) # (hs/2,)
+    speed = base ** -(pairs / head_dim)                               # (hs/2,)
+    angle = positions[..., None] * speed                              # (..., T, hs/2)
+    if positions.dim() == 2: angle = angle[:, None]                   # the same for all heads
     return angle.cos(), angle.sin()
 
 # %% ../nbs/02_attention.ipynb #350a8559
 def apply_rotary_emb(x:Tensor, # queries or keys (B, H, T, hs)
-           turn:tuple, # from `rope_cos_sin`
-          ) -> Tensor: # the same, turned (B, H, T, hs)
+                     cos_sin:tuple, # from `rope_cos_sin`
+                    ) -> Tensor: # the same, turned (B, H, T, hs)
     "Turn each pair (x[i], x[i + hs/2]) by its angle"
-    (cos, sin), (a, b) = turn, x.chunk(2, dim=-1)                                        # (..., T, hs/2) each
+    cos, sin = cos_sin
+    a, b = x.chunk(2, dim=-1)                                         # (..., T, hs/2) each
     return torch.cat([a*cos - b*sin, a*sin + b*cos], dim=-1).type_as(x)

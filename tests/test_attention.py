@@ -26,7 +26,7 @@ def test_module_is_that_of_torch(B, H, T, hs, turned):
     torch.manual_seed(0)
     C = H*hs
     m, x = MultiHeadAttention(C, H), torch.randn(B, T, C)
-    turn = rope_cos_sin(torch.arange(T), hs) if turned else None
+    cos_sin = rope_cos_sin(torch.arange(T), hs) if turned else None
     q, k, v = m.qkv(x).view(B, T, 3, H, hs).permute(2, 0, 3, 1, 4)
     if turned: # turn by complex numbers
         angle = torch.arange(T)[:, None]*10000.**(-torch.arange(0, hs, 2)/hs)
@@ -34,7 +34,22 @@ def test_module_is_that_of_torch(B, H, T, hs, turned):
         as_pairs = lambda t: torch.complex(*t.chunk(2, -1))*circle
         q, k = (torch.cat([as_pairs(t).real, as_pairs(t).imag], -1) for t in (q, k))
     y = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(B, T, C)
-    torch.testing.assert_close(m(x, turn=turn), m.proj(y))
+    torch.testing.assert_close(m(x, cos_sin=cos_sin), m.proj(y))
+
+@torch.no_grad()
+@pytest.mark.parametrize('cos_sin', [None, rope_cos_sin(torch.arange(9), 4)])
+def test_weights_are_those_of_the_forward_pass(cos_sin):
+    "At once and step by step with a cache: the weighted values, projected, are the output"
+    m, x = MultiHeadAttention(12, 3), torch.randn(2, 9, 12)
+    output, weights = m(x, cos_sin=cos_sin), m.attention_weights(x, cos_sin=cos_sin)
+    v = m.project_qkv(x)[2]
+    torch.testing.assert_close(m.proj((weights @ v).transpose(1, 2).reshape(x.shape)), output)
+    cache = KVCache(2, 3, 9, 4)
+    for t in range(9):
+        now = cos_sin and tuple(part[t:t+1] for part in cos_sin)
+        step = m.attention_weights(x[:, t:t+1], cache, cos_sin=now)
+        torch.testing.assert_close(step, weights[:, :, t:t+1, :t+1])
+    assert cache.length == 9
 
 def test_future_tokens_change_nothing():
     m, x = MultiHeadAttention(15, 3), torch.randn(2, 7, 15)
@@ -60,16 +75,16 @@ def test_cache_gives_what_one_pass_gives(chunks):
 def test_cache_adapts_to_keys_of_another_shape_or_type():
     cache = KVCache(2, 3, 4, 5)
     k, v = torch.randn(2, 1, 3, 7).double(), torch.randn(2, 1, 3, 4).double()
-    keys, values = cache.append(k, v)
+    keys, values = cache.update(k, v)
     assert torch.equal(keys, k) and torch.equal(values, v) and keys.dtype == torch.float64
-    k, v = cache.append(torch.ones(2, 1, 1, 7), torch.ones(2, 1, 1, 4))
+    k, v = cache.update(torch.ones(2, 1, 1, 7), torch.ones(2, 1, 1, 4))
     assert k.dtype == v.dtype == torch.float32 and k.shape == (2, 1, 4, 7)
 
 def test_cache_that_is_full_or_of_another_batch_says_so():
     cache = KVCache(2, 3, 4, 5)
     new = torch.randn(2, 3, 5, 5)
-    with pytest.raises(ValueError, match='max_len=4'): cache.append(new, new)
-    with pytest.raises(ValueError, match='batch=1'): cache.append(new[:1, :, :2], new[:1, :, :2])
+    with pytest.raises(ValueError, match='max_len=4'): cache.update(new, new)
+    with pytest.raises(ValueError, match='batch=1'): cache.update(new[:1, :, :2], new[:1, :, :2])
     assert cache.length == 0 and not cache.k.any()
 
 @torch.no_grad()
@@ -101,8 +116,8 @@ def test_rotary_angles_ignore_the_default_type(dtype):
 
 def test_rotated_scores_depend_on_the_distance_alone():
     q, k, _ = qkv(1, 2, 1, 6)
-    def at(x, position): return rotate(x, rotary_turn(torch.tensor([position]), 6))
-    def score(i, j): return (at(q, i)*at(k, j)).sum(-1)
+    turned = lambda x, i: apply_rotary_emb(x, rope_cos_sin(torch.tensor([i]), 6))
+    score = lambda i, j: (turned(q, i)*turned(k, j)).sum(-1)
     torch.testing.assert_close(score(3, 1), score(40, 38), rtol=1e-4, atol=1e-4)
     assert not torch.allclose(score(3, 1), score(3, 2))
 
