@@ -148,7 +148,7 @@ def load(cls:TokenDataset,
     tokenizer=None, # if given, its vocabulary must be the file's
     ram_limit:int=MMAP_THRESHOLD, # bytes of tokens: more than this is mapped
 ):
-    "Open a token file; raises `ValueError` if it is none, is damaged, or has another vocabulary"
+    "Open a token file; raises `ValueError` if it is not one, is damaged, or has another vocabulary"
     in_memory = isinstance(path, io.BytesIO)
     if not in_memory: path = as_path(path)
     with nullcontext(path) if in_memory else open(path, 'rb') as f:
