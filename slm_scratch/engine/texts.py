@@ -176,14 +176,14 @@ def report(
     if notes.mojibake:
         said.append(f'{what}: lines with mojibake, such as â€™ where ’ was meant: '
                     f'{notes.mojibake:,}. A model will learn it; '
-                    "line.encode('cp1252').decode('utf-8') mends most such lines")
+                    "line.encode('cp1252').decode('utf-8') repairs most such lines")
     if notes.inline:
         said.append(f'{what}: lines with {EOT} among other text: {notes.inline:,}. It stays plain '
                     'text there; only a line of its own ends a document')
     if notes.structured:
         path, kind, fields = notes.structured[0]
         others = len(notes.structured) - 1
-        more = f' (and so do {others} more files)' if others else ''
+        more = f' ({others} more like it)' if others else ''
         said.append(f'{path} holds {kind}{more}: a model will learn its marks along with its '
                     'words. For the words alone give a list of texts: '
                     f'{extraction(kind, path, fields)}')
