@@ -24,7 +24,9 @@ from torch import distributed as dist, nn
 from .engine.files import as_number, as_path, atomic_save, fingerprint_of, is_real
 from .engine.files import is_whole, leftovers, safe_load
 from .data import get_batch, steps_per_epoch, TokenDataset
-from .engine.corpus import RECORD, TOKEN_FILES, data_name, prepare
+from .engine.inputs import RECORD, TOKEN_FILES
+from .engine.corpus import data_name
+from .engine.prepare import prepare
 from .model import ModelConfig, SmallLanguageModel
 from .engine.sizes import _size, explain_oom, peak_flops, estimate_flops
 from .engine.sizes import estimate_memory, count_parameters, estimate_sharded_memory

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import slm_scratch.engine.demo # the fourth program
 from slm_scratch.engine.cli import PROGRAMS, help_text, read_words
-from slm_scratch.engine.corpus import CORPORA
+from slm_scratch.engine.download import CORPORA
 
 small = ('--d_model 32 --n_heads 2 --n_layers 1 --max_seq_len 32 --vocab 300 --batch_size 4 '
          '--device cpu').split()

@@ -1,13 +1,17 @@
-"What counts as text: kinds of input in each form, downloads, restarts, surroundings."
-import http.server, json, os, subprocess, sys, threading, warnings
+"What counts as text: kinds of input, whatever the way in; downloads, restarts, surroundings."
+import http.server, io, json, os, subprocess, sys, threading, warnings
 from pathlib import Path
 import numpy as np
 import pytest
-from slm_scratch.data import tales
-from slm_scratch.engine import corpus
-from slm_scratch.engine.corpus import (CORPORA, corpus_file, data_name, guess_encoding, prepare,
-                                       read_texts, stored_tokenizer, text_fingerprint,
-                                       vocabulary_texts)
+from slm_scratch.engine.tales import tales
+from slm_scratch.data import TokenDataset
+from slm_scratch.engine.encodings import guess_encoding
+from slm_scratch.engine.download import CORPORA, corpus_file
+from slm_scratch.engine import corpus, inputs
+from slm_scratch.engine.corpus import data_name, read_texts, stored_tokenizer, text_fingerprint
+from slm_scratch.engine.corpus import vocabulary_texts
+from slm_scratch.engine import prepare as prepare_module
+from slm_scratch.engine.prepare import prepare
 from slm_scratch.tokenizer import EOT, Tokenizer
 
 stories = [t.text for t in tales(60)]
@@ -28,9 +32,10 @@ def with_warnings(f):
         warnings.simplefilter('always')
         return f(), [str(x.message) for x in w]
 
-# ---- files: named, in a folder, in a list ----
+# ---- files, by four ways in ----
 
 GOOD = dict(crlf=prose.replace('\n', '\r\n').encode(), bom=prose.encode('utf-8-sig'),
+            old_mac=prose.replace('\n', '\r').encode(),
             bom_inside=prose.replace('\n', '\n\ufeff').encode(), no_final_newline=prose.encode(),
             json_lines=json.dumps(dict(id=1, text=prose)).encode(),
             json_lines_long=json.dumps(dict(text=prose*9, n=1)).encode())
@@ -48,39 +53,45 @@ BAD = dict(gzip=(b'\x1f\x8b\x08\0\0\0', 'gzip'), pdf=(b'%PDF-1.7\n\xe2\xe3', 'PD
            utf32_no_mark=(prose.encode('utf-32-be'), "encoding='utf-32-be'"),
            nul=(b'a'*10 + b'\0'*7, '7 NUL characters, the first at byte 10'),
            noise=(bytes(range(256)), 'binary data'), cut=(('é'*9).encode()[:-1], 'cut off'),
-           latin=('déjà vu, ça va'.encode('cp1252'), "encoding='cp1252'"), empty=(b'', 'is empty'))
-INPUT_FORMS = dict(file=lambda p: p, folder=lambda p: p.parent, names=lambda p: [str(p)],
+           latin=('déjà vu, ça va'.encode('cp1252'), "encoding='cp1252'"), empty=(b'', 'is empty'),
+           white_space=(b' \n\t\n', 'is empty'),
+           hole=(prose.encode()[:500] + bytes(5000) + prose.encode()[500:], '5,000 NUL'),
+           russian=('Жил-был старик со старухой.'.encode('cp1251')*9, "encoding='cp1251'"),
+           chinese=('从前有一个小女孩，她叫小红帽。大家都喜欢她。'.encode('gb18030')*9,
+                    "encoding='gb18030'"),
+           greek=('Μια φορά κι έναν καιρό ήταν μια αλεπού.'.encode('cp1253')*9, 'is not UTF-8'))
+WAYS = dict(file=lambda p: p, folder=lambda p: p.parent, names=lambda p: [str(p)],
              paths=lambda p: [p])
 
 @pytest.fixture
-def write_input(folder):
-    "A function: bytes and the form of the input → the data_path"
-    def put(data, form):
+def by_way(folder):
+    "A function: bytes and a way in → the data_path"
+    def put(data, way):
         path = folder/'books'/'t.txt'
         path.parent.mkdir()
         path.write_bytes(data)
-        return INPUT_FORMS[form](path)
+        return WAYS[way](path)
     return put
 
-@pytest.mark.parametrize('form', INPUT_FORMS)
+@pytest.mark.parametrize('way', WAYS)
 @pytest.mark.parametrize('kind', GOOD)
-def test_read_properly(kind, form, write_input):
-    docs, warned = with_warnings(lambda: list(read_texts(write_input(GOOD[kind], form))))
+def test_read_properly(kind, way, by_way):
+    docs, warned = heard(lambda: list(read_texts(by_way(GOOD[kind], way))))
     assert docs == [prose*9 if 'long' in kind else prose] and not warned
 
-@pytest.mark.parametrize('form', INPUT_FORMS)
+@pytest.mark.parametrize('way', WAYS)
 @pytest.mark.parametrize('kind', ODD)
-def test_one_warning(kind, form, write_input):
+def test_one_warning(kind, way, by_way):
     text, words = ODD[kind]
-    docs, warned = with_warnings(lambda: list(read_texts(write_input(text.encode(), form))))
+    docs, warned = heard(lambda: list(read_texts(by_way(text.encode(), way))))
     assert ''.join(docs) == text.strip('\n') and len(warned) == 1
     assert words in warned[0] and 't.txt' in warned[0]
 
-@pytest.mark.parametrize('form', INPUT_FORMS)
+@pytest.mark.parametrize('way', WAYS)
 @pytest.mark.parametrize('kind', BAD)
-def test_one_error(kind, form, write_input):
+def test_one_error(kind, way, by_way):
     data, words = BAD[kind]
-    path = write_input(data, form)
+    path = by_way(data, way)
     with pytest.raises(ValueError) as e: list(read_texts(path))
     assert words in str(e.value) and 't.txt' in str(e.value)
     assert 'encoding=' in words or 'encoding=' not in str(e.value)
@@ -110,30 +121,36 @@ class Frame:
     columns, iloc = ['story'], None
     def __iter__(self): return iter(self.columns)
 
-OBJECTS = dict(nan=([*stories, float('nan')], 'entry 60 is float'),
-               none=([None], 'entry 0 is NoneType'),
+class Column:
+    "A column of a table: its entries can be gone through, and that is all"
+    def __init__(self, entries): self.entries = entries
+    def __iter__(self): return iter(self.entries)
+
+OBJECTS = dict(nan=([*stories, float('nan')], 'data_path[60] is a float'),
+               none=([None], 'data_path[0] is a NoneType'),
                rows=([dict(text='a')], "row['text']"), bytes=([b'a'], "decode('utf-8')"),
-               nested=([stories], 'entry 0 is list'), numbers=(np.arange(3), 'entry 0 is int'),
+               nested=([stories], 'data_path[0] is a list'), numbers=(np.arange(3), 'data_path[0] is a int'),
                frame=(Frame(), "table['story']"), mapping=(dict(a='b'), 'a dict'),
                unordered=({'a'}, 'a set'),
-               number=(7, 'data_path=7'), empty=([], 'empty'),
+               number=(7, 'data_path=7'), nothing=(None, 'NoneType'),
+               open_file=(io.StringIO('a'), 'an open file'), in_bytes=(b'a', 'bytes'), empty=([], 'empty'),
                blank=(['', ' '], 'none of its 2 texts'),
                name_in_list=(['tales'], "'tales'"), missing=(['a.txt', 'b.txt'], 'a.txt'),
                text=(prose, '[text]'), pattern=('*.txt', 'glob'), url=('https://a.b/c', 'download'),
                unknown=('tinystory', "'tinystories'"))
 
-@pytest.mark.parametrize('form', ['read', 'vocabulary', 'prepare'])
+@pytest.mark.parametrize('way', ['read', 'vocabulary', 'prepare'])
 @pytest.mark.parametrize('kind', OBJECTS)
-def test_objects_that_are_no_texts(kind, form, tok):
+def test_objects_that_are_no_texts(kind, way, tok):
     value, words = OBJECTS[kind]
     call = dict(read=lambda: list(read_texts(value)),
                 vocabulary=lambda: list(vocabulary_texts(value)),
-                prepare=lambda: prepare(value, tok))[form]
+                prepare=lambda: prepare(value, tok))[way]
     with pytest.raises((ValueError, TypeError, FileNotFoundError), match='data_path|folder') as e:
         call()
     assert words in str(e.value)
 
-@pytest.mark.parametrize('make', [list, tuple, np.array, iter, lambda s: (t for t in s)])
+@pytest.mark.parametrize('make', [list, tuple, np.array, iter, Column, lambda s: (t for t in s)])
 def test_objects_that_are_texts(make): assert list(read_texts(make(stories))) == stories
 
 def test_names_of_files_are_read(folder):
@@ -224,9 +241,10 @@ def test_restart_hashes_nothing(folder, tok, monkeypatch):
     (folder/'t.txt').write_text(f'\n{EOT}\n'.join(stories), encoding='utf-8')
     os.utime('t.txt', (10**9, 10**9))
     read = []
-    for name in ('_hash_file', 'verify_tokens', 'file_documents'):
-        f = getattr(corpus, name)
-        monkeypatch.setattr(corpus, name, lambda *a, f=f, name=name: (read.append(name), f(*a))[1])
+    for module, name in ((inputs, '_hash_file'), (prepare_module, 'verify_tokens'),
+                         (corpus, 'file_documents')):
+        f = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, f=f, name=name: (read.append(name), f(*a))[1])
     monkeypatch.setattr(corpus.TextFiles.__init__, '__defaults__',
                         (*corpus.TextFiles.__init__.__defaults__[:-1], corpus.file_documents))
     counts = []
@@ -254,7 +272,7 @@ def test_change_within_a_tick(folder, tok, monkeypatch):
         os.utime('t.txt', ns=(still, still))
     put(prose)
     with monkeypatch.context() as m:
-        m.setattr(corpus.time, 'time_ns', lambda: still + 10)
+        m.setattr(inputs.time, 'time_ns', lambda: still + 10)
         was = prepare('t.txt', tok, 'x')[0].fingerprint
     put(prose.swapcase())
     assert prepare('t.txt', tok, 'x')[0].fingerprint != was
@@ -302,7 +320,8 @@ def test_copies_are_told(tok):
 SURROUNDINGS = '''
 import sys, torch
 torch.set_default_dtype(torch.float64)
-from slm_scratch.engine.corpus import prepare, read_texts
+from slm_scratch.engine.corpus import read_texts
+from slm_scratch.engine.prepare import prepare
 from slm_scratch import Tokenizer
 docs = list(read_texts(sys.argv[1]))
 tok = Tokenizer.train(docs, 300)

@@ -1,8 +1,9 @@
-"Token files: whole, of the right vocabulary, and checked."
+"The story grammar and its checker; token files: whole, of the right vocabulary, and checked."
 import numpy as np
 import pytest
-from slm_scratch.engine.tales import tales
-from slm_scratch.data import get_batch, is_token_file, steps_per_epoch, TokenDataset, verify_tokens
+from slm_scratch.engine.grammar import TaleGrammar
+from slm_scratch.engine.tales import check_tale, is_validation, tale_grammar, tales
+from slm_scratch.data import TokenDataset, get_batch, is_token_file, steps_per_epoch, verify_tokens
 from slm_scratch.tokenizer import Tokenizer
 
 stories = [t.text for t in tales(40)]
@@ -55,3 +56,35 @@ def test_every_token_is_a_target(B, T, saved):
     y = np.concatenate([get_batch(data, i, B, T)[1].flatten().numpy() for i in range(n)])
     most = np.bincount(y, minlength=400)
     assert (most >= np.bincount(data.tokens[1:], minlength=400)).all()
+
+# ---- the corpus that has a floor ----
+
+def test_a_tale_has_one_derivation():
+    "What the grammar writes it reads back, with the same bits and facts"
+    for tale in tales(5, seed=1):
+        found, = tale_grammar().parse(tale.text)
+        assert found.text == tale.text and found.facts == tale.facts
+        assert abs(found.bits - tale.bits) < 1e-9
+
+def test_tales_and_validation_are_apart():
+    train, valid = tales(40), tales(20, seed=5, split='valid')
+    assert not any(is_validation(t.text) for t in train)
+    assert all(is_validation(t.text) for t in valid)
+    assert tales(3) == train[:3] and tales(1, seed=1) != train[:1]
+
+@pytest.mark.parametrize('damage, verdict', [
+    (lambda t: t.text, lambda r: r.ok and r.parses and r.ends and not r.faults),
+    (lambda t: t.text[:len(t.text)//2], lambda r: not r.ends and not r.parses),
+    (lambda t: t.text.replace(t.facts['hero'], 'Zenobia', 2), lambda r: not r.ok),
+    (lambda t: ' '.join(t.text.split()[::-1]), lambda r: not r.ok and r.parsed < 1)])
+def test_checker(damage, verdict):
+    assert all(verdict(check_tale(damage(t))) for t in tales(8))
+
+@pytest.mark.parametrize('change, message', [
+    (dict(words=dict(thing='kite, kite')), "'kite' 2 times"),
+    (dict(steps=dict(end=['Then {end}'])), 'end → end'),
+    (dict(facts=dict(his='his.{nobody}')), 'asks for {nobody}')])
+def test_faults_of_a_grammar(change, message):
+    source = dict(facts={}, plots=dict(p='{end}'), steps=dict(end=['A {thing}.']), words=dict(thing='kite'))
+    for part, new in change.items(): source[part] = source[part] | new
+    with pytest.raises(ValueError, match=message.replace('{', r'\{')): TaleGrammar(source)

@@ -6,7 +6,7 @@ import pytest, torch
 from conftest import root, run
 from slm_scratch.engine.tales import tales
 from slm_scratch.data import TokenDataset
-from slm_scratch.engine.corpus import prepare
+from slm_scratch.engine.prepare import prepare
 from slm_scratch.engine.files import safe_load
 from slm_scratch.model import ModelConfig, SmallLanguageModel
 from slm_scratch.tokenizer import Tokenizer

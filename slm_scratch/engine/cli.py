@@ -20,7 +20,9 @@ from fastcore.docments import docments
 from .files import as_path
 import slm_scratch
 from ..tokenizer import Tokenizer
-from .corpus import CORPORA, prepare, read_texts, resolve, TokenFiles
+from .download import CORPORA
+from .prepare import prepare
+from .corpus import read_texts, resolve, TokenFiles
 from .corpus import vocabulary_texts
 from ..model import PRESETS, ModelConfig, SmallLanguageModel
 from .device import choose_device

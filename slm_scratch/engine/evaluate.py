@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from .files import as_number, is_whole
 from ..data import TokenDataset
-from .corpus import prepare, read_texts
+from .prepare import prepare
+from .corpus import read_texts
 from ..model import SmallLanguageModel
 from .device import usual_torch
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from .files import verify_file
 from ..data import is_token_file
-from .corpus import RECORD, TOKEN_FILES
+from .inputs import RECORD, TOKEN_FILES
 
 # %% ../../nbs/engine/run.ipynb #e8279d95
 CHECKPOINT_KEYS = set('format step elapsed best evaluated sums identity device precision history '
