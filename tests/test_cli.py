@@ -3,7 +3,8 @@ import inspect, json, math, random, re, resource, signal, subprocess, time
 from concurrent.futures import ThreadPoolExecutor
 import pytest
 import slm_scratch.engine.demo # the fourth program
-from slm_scratch.engine.cli import PROGRAMS, help_text, read_words
+from slm_scratch.engine.options import help_text, read_words
+from slm_scratch.engine.shell import PROGRAMS
 from slm_scratch.engine.corpus import CORPORA
 
 small = '--d_model 32 --n_heads 2 --n_layers 1 --max_seq_len 32 --vocab 300 --batch_size 4 --device cpu'.split()
@@ -371,7 +372,7 @@ def test_surroundings(case, surrounded):
 
 def test_bug(bare, trained, desk):
     "An exception that no check raised is a bug of ours: its traceback stays, and the user is asked to report it"
-    code = "import sys; from slm_scratch.engine import cli; cli.evaluate = lambda *a: {}['gone']; sys.argv = ['slm-eval', 'run', '--data', 'parts']; cli.eval_cli()"
+    code = "import sys; from slm_scratch.engine import cli; cli.evaluate = lambda *a, **kw: {}['gone']; sys.argv = ['slm-eval', 'run', '--data', 'parts']; cli.eval_cli()"
     r = bare('-c', code, cwd=desk, ok=False)
     assert r.returncode == 1 and 'Traceback' in r.stderr and "KeyError: 'gone'" in r.stderr
     assert re.match('slm-eval: .*bug of slm-scratch.*https?://.*/issues$', r.stderr.splitlines()[-1])

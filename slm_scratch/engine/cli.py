@@ -42,6 +42,7 @@ def choose_vocabulary(
     print(f'vocabulary: learning {n:,} tokens from {size:,} characters{few}', flush=True)
     return Tokenizer.train(texts, n)
 
+# %% ../../nbs/engine/cli.ipynb #17522a2b
 def _check_vocab(vocab):
     "Raise OptionError if `vocab` is not 'gpt2' or a number of tokens"
     number = str(vocab).isdecimal() and len(str(vocab)) < 10
@@ -61,6 +62,7 @@ def model_options() -> list: # of `Option`
         return replace(option, default=None, help=note)
     return [unset(o) for o in borrow(ModelConfig, skip=['vocab_size'])]
 
+# %% ../../nbs/engine/cli.ipynb #3072cc20
 def model_config(
     preset, # a name in `PRESETS`; None: the small model
     options:dict, # fields of `ModelConfig`; None: as the preset has it
@@ -94,6 +96,7 @@ def training_arguments(
     else: given['out_dir'] = as_path(given['out_dir'], 'out_dir')
     return given
 
+# %% ../../nbs/engine/cli.ipynb #93a090ff
 def resume_command() -> str: # for a shell
     "The line that goes on with this run"
     if int(os.environ.get('WORLD_SIZE') or 1) == 1: return shlex.join(['slm-train', *sys.argv[1:]])
@@ -129,6 +132,7 @@ def train_cli(
     _check_vocab(vocab)
     return _train(data, vocab, config, arguments)
 
+# %% ../../nbs/engine/cli.ipynb #d071834f
 def _train(data, vocab, config, arguments):
     "Train and save; the name of the signal that stopped it, or None"
     # the first process prints for all
@@ -158,6 +162,7 @@ def model_file(
                                 'which is what slm-train writes into the folder of a run')
     return path/'model.pth'
 
+# %% ../../nbs/engine/cli.ipynb #d15da14d
 def _newest_model():
     "The `model.pth` of the newest run under runs/"
     found = sorted(Path('runs').rglob('model.pth'), key=lambda p: p.stat().st_mtime)
@@ -166,6 +171,7 @@ def _newest_model():
                                 'train one first (slm-train tales), or name one with --model')
     return found[-1]
 
+# %% ../../nbs/engine/cli.ipynb #24ddc4cc
 def _device(name):
     "The device of this name, or the best one; raises OptionError if it is not there"
     try:
@@ -195,6 +201,7 @@ def eval_cli(
     finite = {n: v if v is None or math.isfinite(v) else None for n, v in asdict(e).items()}
     print(json.dumps(finite))
 
+# %% ../../nbs/engine/cli.ipynb #60074da9
 def in_words(
     e, # an `Evaluation`
 ) -> str: # loss, perplexity, bits per byte with their error and their floor
@@ -237,6 +244,7 @@ class CopyReport:
         return (f'held-out text of {n} words has {runs[len(runs)//2]}, '
                 f'at most {runs[-1]} ({len(runs)} {pieces})')
 
+# %% ../../nbs/engine/cli.ipynb #965caa2a
 def _decoded(documents, tokenizer):
     "The texts of a `TokenDataset`"
     return [tokenizer.decode(documents.document(i).tolist()) for i in range(documents.n_documents)]

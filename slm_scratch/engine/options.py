@@ -29,6 +29,7 @@ class Option:
         "Is it a word without a name?"
         return self.default is inspect.Parameter.empty
 
+# %% ../../nbs/engine/options.ipynb #ce2d7a9a
 def kind_of(
     p:inspect.Parameter, # of a function
 ) -> type: # None if no word of a shell is such a value
@@ -39,15 +40,19 @@ def kind_of(
     kinds = [t for t in typing.get_args(annotation) or [annotation] if t is not type(None)]
     return kinds[0] if len(kinds) == 1 and kinds[0] in _KINDS else None
 
-# %% ../../nbs/engine/options.ipynb #bba9c584
+# %% ../../nbs/engine/options.ipynb #39155753
 def shell_help(
     note, # the comment behind a parameter, or None
-) -> str: # on one line; brackets at the end hold the default
+    default, # of the parameter
+) -> str: # on one line; brackets at the end hold what None means, if it is the default
     "A comment in the words of a shell"
     note = ' '.join((note or '').split())
-    note = re.sub(r'; None(?:: | means )(.*)$', r' [\1]', note)
+    note = re.sub(r'^[A-Z]: ', '', note) # the letter of a shape
+    meaning = r' [\1]' if default is None else ''
+    note = re.sub(r'; None(?:: | means )(.*)$', meaning, note)
     return re.sub(r"`([^`]*)`|'([\w-]+)'", lambda m: m[1] or m[2], note)
 
+# %% ../../nbs/engine/options.ipynb #9aef54b7
 def as_switch(
     option:Option, # of kind bool
 ) -> Option: # one that is off by default
@@ -56,6 +61,7 @@ def as_switch(
     name, python = f'no_{option.name}', f'{option.python}=False'
     return replace(option, name=name, python=python, default=False, help=f'turn off: {option.help}')
 
+# %% ../../nbs/engine/options.ipynb #a9f9c407
 def borrow(
     f, # a function, or a dataclass
     skip=(), # names of parameters that the shell does not have
@@ -68,7 +74,8 @@ def borrow(
     for name, p in inspect.signature(f, eval_str=True).parameters.items():
         kind = kind_of(p)
         if name in ('self', *skip) or kind is None or p.kind is p.VAR_KEYWORD: continue
-        option = Option(name, kind, p.default, shell_help(notes.get(name)), name)
+        note = shell_help(notes.get(name), p.default)
+        option = Option(name, kind, p.default, note, name)
         if kind is bool: option = as_switch(option)
         options.append(replace(option, **changes.get(name, {})))
     return options
@@ -84,6 +91,7 @@ class OptionError(ValueError):
         self.name, self.value, self.rule = name, value, rule
         super().__init__(f'--{name} {quoted(value)}: {rule}')
 
+# %% ../../nbs/engine/options.ipynb #3bd554fb
 def quoted(
     value, # anything
 ) -> str: # printable
@@ -100,6 +108,7 @@ def _known(word, options):
     name = m[1].replace('-', '_') if m and word.startswith('--') else None
     return options.get(name)
 
+# %% ../../nbs/engine/options.ipynb #6641d9ea
 def _unknown(word, options, program):
     "The error for an option that is not one of the program's"
     said = word.partition('=')[0]
@@ -112,6 +121,7 @@ def _unknown(word, options, program):
         f'unknown option {quoted(said)!r}; {hint} (A text or a file whose name begins with a dash '
         f'goes after --, as in: {program} -- {quoted(word)})')
 
+# %% ../../nbs/engine/options.ipynb #d24c64b6
 def split_words(
     words, # of a command line, after the program's name
     options:dict, # name → `Option`
@@ -154,12 +164,14 @@ def convert(
     if too_large: raise OptionError(option.name, text, 'is too large; the limit is 2**63')
     return value
 
+# %% ../../nbs/engine/options.ipynb #34ab46ff
 def options_of(
     job, # a function, or a program
 ) -> dict: # name → `Option`
     "The options of a function: those of its signature, and those that it borrows"
     return getattr(job, 'options', None) or {o.name: o for o in borrow(job)}
 
+# %% ../../nbs/engine/options.ipynb #6adfef3b
 def read_words(
     words, # of a command line, after the program's name
     job, # a function
@@ -185,6 +197,7 @@ def read_words(
                          f'({program} --help explains them)')
     return {n: v[0] if isinstance(v, list) and len(v) == 1 else v for n, v in given.items()}
 
+# %% ../../nbs/engine/options.ipynb #5b7bd9e2
 def usage(
     job, # a function
     program:str, # its name
@@ -199,9 +212,10 @@ def _default(option):
     "What --help says of the default, or ''"
     if option.is_place: return ''
     if m := re.search(r' \[([^\]]*)\]$', option.help): return f' (default: {m[1]})'
-    words = {None: 'none', False: 'off'}
-    return f' (default: {words.get(option.default, option.default)})'
+    if option.default is None: return ' (default: none)'
+    return f' (default: {"off" if option.kind is bool else option.default})'
 
+# %% ../../nbs/engine/options.ipynb #998e9e58
 def _entry(option, width):
     "An option in the help text"
     spellings = dict.fromkeys([option.name.replace('_', '-'), option.name])
@@ -212,6 +226,7 @@ def _entry(option, width):
     start = [f'{head:26}  {lines.pop(0)}'] if len(head) <= 26 else [head]
     return start + [' '*28 + line for line in lines]
 
+# %% ../../nbs/engine/options.ipynb #ccbc8739
 def help_text(
     job, # a function with a comment behind each parameter
     program:str, # its name

@@ -28,6 +28,7 @@ def raised_by_check(
     package = tb.tb_frame.f_globals.get('__name__', '').split('.')[0]
     return instruction == 'RAISE_VARARGS' and package in _OURS
 
+# %% ../../nbs/engine/shell.ipynb #1384772e
 def is_mistake(
     e:Exception, # caught
 ) -> bool:
@@ -81,6 +82,7 @@ def rank() -> int: # of this process, if torchrun started several
     "0 in the process that prints"
     return int(os.environ.get('RANK') or 0)
 
+# %% ../../nbs/engine/shell.ipynb #3ce6ea2d
 @contextlib.contextmanager
 def _surroundings(program): # its name
     "Ctrl-C raises, streams take every character, a warning is one line"
@@ -96,10 +98,12 @@ def _surroundings(program): # its name
         warnings.showwarning = show
         yield
 
+# %% ../../nbs/engine/shell.ipynb #56f69959
 def _complain(text):
     "A line on standard error, if there is one"
     with contextlib.suppress(OSError, ValueError): print(text, file=sys.stderr, flush=True)
 
+# %% ../../nbs/engine/shell.ipynb #d0fde01f
 def _flush(stream, text=''):
     "Write out what was printed, and `text`; if that fails, the error, and nothing more is tried"
     try:
@@ -121,11 +125,13 @@ def _how_to_report(program):
     return (f'{program}: this is a bug of slm-scratch {slm_scratch.__version__} ({versions}), '
             f'not a mistake of yours. Please report it, with the lines above: {page}')
 
+# %% ../../nbs/engine/shell.ipynb #b345e82c
 def _output_error(e):
     "If an error belongs to no file: the one that standard output gives, if it cannot be written"
     of_no_file = isinstance(e, OSError) and e.errno and e.filename is None
     if of_no_file and e.strerror == os.strerror(e.errno): return _flush(sys.stdout, '\n')
 
+# %% ../../nbs/engine/shell.ipynb #fd2f9940
 def _report_error(e, program, names, words):
     "Explain an error on standard error; the exit code"
     if rank(): time.sleep(5)
@@ -188,6 +194,7 @@ def program(
         return start
     return decorate
 
+# %% ../../nbs/engine/shell.ipynb #fbfda6a9
 def _signature(options):
     "A signature with a parameter for each option; those without a default come first"
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -195,6 +202,7 @@ def _signature(options):
     return inspect.Signature([
         inspect.Parameter(o.name, kind, default=o.default, annotation=o.kind) for o in ordered])
 
+# %% ../../nbs/engine/shell.ipynb #c3c5b368
 def _python_arguments(job, args, given):
     "All arguments of `job`: those that it borrows under Python's names"
     bound = job.__signature__.bind(*args, **given)
@@ -210,6 +218,7 @@ def main():
     "`python -m slm_scratch train …` is `slm-train …`; without a program, list them"
     run_cli(_choose_program, 'slm_scratch')
 
+# %% ../../nbs/engine/shell.ipynb #51d63c12
 def _choose_program():
     name = sys.argv[1].removeprefix('slm-') if len(sys.argv) > 1 else '--help'
     if name in ('-h', '--help'): return print(_overview())
@@ -220,6 +229,7 @@ def _choose_program():
     sys.argv = [f'slm-{name}', *sys.argv[2:]]
     PROGRAMS[name]()
 
+# %% ../../nbs/engine/shell.ipynb #ee91fa12
 def _overview():
     "The programs, and what each does"
     programs = [f'  {n:10}{(f.__doc__ or "").strip()}' for n, f in PROGRAMS.items()]
