@@ -81,7 +81,8 @@ TRAINING = dict( # what differs from `train`
     learning_rate=dict(default=None, help='the highest rate [0.006 with muon, 0.001 with adamw]'),
     max_steps=dict(name='steps', help='optimizer steps [no limit]'),
     max_minutes=dict(name='minutes', help='time limit [5, if neither steps nor epochs are given]'),
-    epochs=dict(help='times through the data [no limit]'))
+    epochs=dict(help='times through the data [no limit]'),
+    seed=dict(help='of weights, batches and dropout'))
 
 def training_arguments(
     options:dict, # arguments of `train`, from the shell
@@ -110,13 +111,11 @@ def resume_command() -> str: # for a shell
     model_options(),
     says={'data_path': 'data', 'vocab_size': 'vocab', 'resume=False': 'fresh',
           "resume='changed'": 'changed'},
-    data=dict(help='text files, a folder of .txt files, prepared tokens, or a corpus: '
-                   + ', '.join(CORPORA)),
-    preset=dict(help=f'the shape of the model by name: {", ".join(PRESETS)} [none]'))
+    lists=dict(CORPORA=CORPORA, PRESETS=PRESETS))
 def train_cli(
-    data:list, # text files, a folder of .txt files, prepared tokens, or a corpus
+    data:list, # text files, a folder of .txt files, prepared tokens, or a corpus: CORPORA
     vocab:str='4096', # size of a vocabulary learned from the data, or gpt2
-    preset:str=None, # the shape of the model by name
+    preset:str=None, # the shape of the model by name: PRESETS
     fresh:bool=False, # start over if the folder holds a run
     changed:bool=False, # continue the run although options differ
     **options, # of `train` and `ModelConfig`
@@ -254,7 +253,8 @@ def _decoded(documents, tokenizer):
     borrow(SmallLanguageModel.generate, skip=['prompt', 'log_probs'],
            num_samples=dict(default=1, help='this many texts, one after another'),
            start=dict(help='the prompt is the middle of a text, not the start of a document'),
-           seed=dict(help='same seed, same text [another one each time]')),
+           seed=dict(help='same seed, same text [another one each time]'),
+           stop=dict(help='the text ends before this [at the end of a document]')),
     says={'data_path': 'copied'})
 def generate_cli(
     prompt:str, # how the text begins; '' for a text from nothing

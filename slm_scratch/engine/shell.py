@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['PROGRAMS', 'raised_by_check', 'is_mistake', 'in_shell', 'one_line', 'rank', 'run_cli', 'program', 'main']
 
-# %% ../../nbs/engine/shell.ipynb #249da7b5
+# %% ../../nbs/engine/shell.ipynb #677fa9c0
 import contextlib, difflib, dis, functools, inspect, os, platform, re
 import signal, sys, time, traceback, warnings
 import importlib.metadata
+from dataclasses import replace
 import torch
 import slm_scratch
 from .options import OptionError, borrow, help_text, quoted, read_words
@@ -166,18 +167,18 @@ def run_cli(
     for stream in (sys.stdout, sys.stderr): _flush(stream)
     if code: sys.exit(code)
 
-# %% ../../nbs/engine/shell.ipynb #35c64800
+# %% ../../nbs/engine/shell.ipynb #0fee906c
 PROGRAMS = {} # train, eval … → the function that the shell calls
 
 def program(
     *borrowed, # lists of `Option`
     says:dict={}, # further words of Python's messages → the option that they mean
-    **changes, # name of an option of the function's own → fields of its `Option` that differ
+    lists:dict={}, # words of the function's comments → the names that they stand for
 ): # a decorator for a function named train_cli, if the program is slm-train
     "Make a function a program: without arguments it reads the command line"
     def decorate(job):
         name = 'slm-' + job.__name__.removesuffix('_cli')
-        own = borrow(job, **changes)
+        own = [_spell_out(o, lists) for o in borrow(job)]
         job.options = {o.name: o for options in [own, *borrowed] for o in options}
         job.__signature__ = _signature(job.options.values())
         names = {n: n for n in job.options} | says
@@ -193,6 +194,13 @@ def program(
         PROGRAMS[name.removeprefix('slm-')] = start
         return start
     return decorate
+
+# %% ../../nbs/engine/shell.ipynb #244a90da
+def _spell_out(option, lists):
+    "The option, with each word of `lists` in its help replaced by the names"
+    for word, names in lists.items():
+        option = replace(option, help=option.help.replace(word, ', '.join(names)))
+    return option
 
 # %% ../../nbs/engine/shell.ipynb #fbfda6a9
 def _signature(options):
