@@ -3,7 +3,7 @@ import inspect, json, math, random, re, resource, signal, subprocess, time
 from concurrent.futures import ThreadPoolExecutor
 import pytest
 import slm_scratch.engine.demo # the fourth program
-from slm_scratch.engine.options import help_text, read_words
+from slm_scratch.engine.options import help_text, options_of, read_words
 from slm_scratch.engine.shell import PROGRAMS
 from slm_scratch.engine.corpus import CORPORA
 
@@ -300,24 +300,24 @@ def test_eval_tales(cli, trained):
 
 def words_for(p):
     "An option with a value that its type takes"
-    return {bool: (), int: ('7',), float: ('-1e-3',), str: ('-a b',), list: ('-a b',)}[p.annotation]
+    return {bool: (), int: ('7',), float: ('-1e-3',), str: ('-a b',), list: ('-a b',)}[p.kind]
 
 @pytest.mark.parametrize('name', PROGRAMS)
 def test_spellings(name):
     "Each option with _ and with -, after a blank and after =, means the same; help gives both, and a default"
     job = inspect.unwrap(PROGRAMS[name])
-    params, told = inspect.signature(job).parameters, ' '.join(help_text(job, f'slm-{name}').split())
-    places = [w for p in params.values() if p.default is p.empty for w in ('--' + p.name, 'x')]
+    params, told = options_of(job), ' '.join(help_text(job, f'slm-{name}').split())
+    places = [w for p in params.values() if p.is_place for w in ('--' + p.name, 'x')]
     for p in params.values():
         value = words_for(p)
         seen = []
         for spelt in ('--' + p.name, '--' + p.name.replace('_', '-')):
             lines = [[spelt, *value]] + [[f'{spelt}={v}'] for v in value]
             seen += [read_words([*places, *line], job)[p.name] for line in lines]
-            assert re.search(rf'(^| ){spelt}\b', told) or p.default is p.empty
+            assert re.search(rf'(^| ){spelt}\b', told) or p.is_place
         seen = [s[-1] if isinstance(s, list) else s for s in seen]
-        assert len(set(seen)) == 1 and isinstance(seen[0], str if p.annotation is list else p.annotation), seen
-    assert told.count('(default: ') == sum(p.default is not p.empty for p in params.values())
+        assert len(set(seen)) == 1 and isinstance(seen[0], str if p.kind is list else p.kind), seen
+    assert told.count('(default: ') == sum(not p.is_place for p in params.values())
     if name == 'train': assert all(c in told for c in CORPORA)
 
 def test_one_name_for_all(bare, empty):

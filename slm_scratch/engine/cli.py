@@ -118,13 +118,13 @@ def train_cli(
     preset:str=None, # the shape of the model by name: PRESETS
     fresh:bool=False, # start over if the folder holds a run
     changed:bool=False, # continue the run although options differ
-    **options, # of `train` and `ModelConfig`
+    **kwargs, # of `train` and `ModelConfig`
 ):
     "Train a language model on a text. Ctrl-C saves; the same line goes on."
     if fresh and changed:
         raise ValueError('--fresh starts over, --changed goes on: choose one of them')
-    shape = {f.name: options.pop(f.name) for f in fields(ModelConfig) if f.name in options}
-    config, arguments = model_config(preset, shape), training_arguments(options)
+    shape = {f.name: kwargs.pop(f.name) for f in fields(ModelConfig) if f.name in kwargs}
+    config, arguments = model_config(preset, shape), training_arguments(kwargs)
     if fresh: arguments['resume'] = False
     if changed: arguments['resume'] = 'changed'
     check_arguments(arguments, config)
@@ -190,12 +190,12 @@ def eval_cli(
     data:list='tales', # as for slm-train: files, a folder, prepared tokens, or a corpus
     whole:bool=False, # score all of the text, not only the part that training holds out
     device:str=None, # such as cpu, cuda, mps [the best there is]
-    **options, # of `evaluate`
+    **kwargs, # of `evaluate`
 ):
     "Score a model on a text: loss, perplexity, bits per byte. The last line is JSON."
     net = SmallLanguageModel.load(model_file(model), _device(device))
     text = list(read_texts(data, net.tokenizer)) if whole else prepare(data, net.tokenizer)[1]
-    e = evaluate(net, text, **options)
+    e = evaluate(net, text, **kwargs)
     print(in_words(e))
     finite = {n: v if v is None or math.isfinite(v) else None for n, v in asdict(e).items()}
     print(json.dumps(finite))
@@ -261,17 +261,17 @@ def generate_cli(
     model:str=None, # a model.pth, or the folder of a run [the newest run under runs/]
     copied:list=None, # training data: print the longest run of words copied from them [not printed]
     device:str='cpu', # where the model runs: cpu, cuda, mps
-    **options, # of `generate`
+    **kwargs, # of `generate`
 ):
     "Continue a prompt with a trained model, and print the text as it comes."
-    n, seed = options.pop('num_samples'), options.pop('seed')
+    n, seed = kwargs.pop('num_samples'), kwargs.pop('seed')
     if n < 1: raise OptionError('num_samples', n, 'must be a whole number, at least 1')
     net = SmallLanguageModel.load(model_file(model), _device(device))
     report = None if copied is None else CopyReport(copied, net.tokenizer)
     seeds = [None]*n if seed is None else range(seed, seed + n)
     for each in seeds:
         pieces = []
-        for piece in net.stream(prompt, seed=each, **options):
+        for piece in net.stream(prompt, seed=each, **kwargs):
             pieces.append(piece)
             print(piece, end='', flush=True)
         print()

@@ -136,12 +136,12 @@ def _check_demo(minutes, n_stories, seed):
 # %% ../../nbs/engine/demo.ipynb #2dc7a43c
 @program(borrow(demo, skip=['resume_line'], n_stories=dict(name='stories')))
 def demo_cli(
-    **options, # of `demo`
+    **kwargs, # of `demo`
 ):
     "Train a small model on a grammar's stories, and let it tell some: a few minutes on two cores."
-    result = demo(**options, resume_line=shlex.join(['slm-demo', *sys.argv[1:]]))
+    result = demo(**kwargs, resume_line=shlex.join(['slm-demo', *sys.argv[1:]]))
     if result.get('stopped'): return result['stopped']
-    out = as_path(options['out_dir'], 'out_dir')
+    out = as_path(kwargs['out_dir'], 'out_dir')
     result['history'].plot(out/'loss.png')
     model = out/'model.pth'
     print(f'\n{result["seconds"]:.0f} seconds in all. '

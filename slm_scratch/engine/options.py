@@ -40,7 +40,7 @@ def kind_of(
     kinds = [t for t in typing.get_args(annotation) or [annotation] if t is not type(None)]
     return kinds[0] if len(kinds) == 1 and kinds[0] in _KINDS else None
 
-# %% ../../nbs/engine/options.ipynb #39155753
+# %% ../../nbs/engine/options.ipynb #7a31d364
 def shell_help(
     note, # the comment behind a parameter, or None
     default, # of the parameter
@@ -61,11 +61,11 @@ def as_switch(
     name, python = f'no_{option.name}', f'{option.python}=False'
     return replace(option, name=name, python=python, default=False, help=f'turn off: {option.help}')
 
-# %% ../../nbs/engine/options.ipynb #a9f9c407
+# %% ../../nbs/engine/options.ipynb #88b54df5
 def borrow(
     f, # a function, or a dataclass
     skip=(), # names of parameters that the shell does not have
-    **changes, # name of a parameter → the fields of its `Option` that differ in the shell
+    **kwargs, # name of a parameter → the fields of its `Option` that differ in the shell
 ) -> list: # of `Option`
     "The options that a program takes over from what it calls"
     notes, options = {}, []
@@ -77,7 +77,7 @@ def borrow(
         note = shell_help(notes.get(name), p.default)
         option = Option(name, kind, p.default, note, name)
         if kind is bool: option = as_switch(option)
-        options.append(replace(option, **changes.get(name, {})))
+        options.append(replace(option, **kwargs.get(name, {})))
     return options
 
 # %% ../../nbs/engine/options.ipynb #c1d00003

@@ -167,7 +167,7 @@ def run_cli(
     for stream in (sys.stdout, sys.stderr): _flush(stream)
     if code: sys.exit(code)
 
-# %% ../../nbs/engine/shell.ipynb #0fee906c
+# %% ../../nbs/engine/shell.ipynb #63479697
 PROGRAMS = {} # train, eval … → the function that the shell calls
 
 def program(
@@ -180,7 +180,6 @@ def program(
         name = 'slm-' + job.__name__.removesuffix('_cli')
         own = [_spell_out(o, lists) for o in borrow(job)]
         job.options = {o.name: o for options in [own, *borrowed] for o in options}
-        job.__signature__ = _signature(job.options.values())
         names = {n: n for n in job.options} | says
         names |= {o.python: o.name for o in job.options.values()}
         @functools.wraps(job)
@@ -210,10 +209,10 @@ def _signature(options):
     return inspect.Signature([
         inspect.Parameter(o.name, kind, default=o.default, annotation=o.kind) for o in ordered])
 
-# %% ../../nbs/engine/shell.ipynb #c3c5b368
+# %% ../../nbs/engine/shell.ipynb #e70632f6
 def _python_arguments(job, args, given):
     "All arguments of `job`: those that it borrows under Python's names"
-    bound = job.__signature__.bind(*args, **given)
+    bound = _signature(job.options.values()).bind(*args, **given)
     bound.apply_defaults()
     arguments = {}
     for name, value in bound.arguments.items():
