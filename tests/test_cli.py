@@ -4,8 +4,9 @@ import inspect, json, math, random, re, resource, signal, subprocess, time
 from concurrent.futures import ThreadPoolExecutor
 import pytest
 import slm_scratch.engine.demo # the fourth program
-from slm_scratch.engine.cli import PROGRAMS, help_text, read_words
-from slm_scratch.engine.download import CORPORA
+from slm_scratch.engine.options import help_text, options_of, read_words
+from slm_scratch.engine.shell import PROGRAMS
+from slm_scratch.engine.corpus import CORPORA
 
 small = ('--d_model 32 --n_heads 2 --n_layers 1 --max_seq_len 32 --vocab 300 --batch_size 4 '
          '--device cpu').split()
@@ -353,28 +354,26 @@ def test_eval_tales(cli, trained):
 
 def words_for(p):
     "An option with a value that its type takes"
-    return {bool: (), int: ('7',), float: ('-1e-3',), str: ('-a b',), list: ('-a b',)}[p.annotation]
+    return {bool: (), int: ('7',), float: ('-1e-3',), str: ('-a b',), list: ('-a b',)}[p.kind]
 
 @pytest.mark.parametrize('name', PROGRAMS)
 def test_spellings(name):
     """Each option with _ and with -, after a blank and after =, means the same; help gives both,
     and a default"""
     job = inspect.unwrap(PROGRAMS[name])
-    params = inspect.signature(job).parameters
-    printed = ' '.join(help_text(job, f'slm-{name}').split())
-    places = [w for p in params.values() if p.default is p.empty for w in ('--' + p.name, 'x')]
+    params, told = options_of(job), ' '.join(help_text(job, f'slm-{name}').split())
+    places = [w for p in params.values() if p.is_place for w in ('--' + p.name, 'x')]
     for p in params.values():
         value = words_for(p)
         seen = []
         for spelt in ('--' + p.name, '--' + p.name.replace('_', '-')):
             lines = [[spelt, *value]] + [[f'{spelt}={v}'] for v in value]
             seen += [read_words([*places, *line], job)[p.name] for line in lines]
-            assert re.search(rf'(^| ){spelt}\b', printed) or p.default is p.empty
+            assert re.search(rf'(^| ){spelt}\b', told) or p.is_place
         seen = [s[-1] if isinstance(s, list) else s for s in seen]
-        kind = str if p.annotation is list else p.annotation
-        assert len(set(seen)) == 1 and isinstance(seen[0], kind), seen
-    assert printed.count('(default: ') == sum(p.default is not p.empty for p in params.values())
-    if name == 'train': assert all(c in printed for c in CORPORA)
+        assert len(set(seen)) == 1 and isinstance(seen[0], str if p.kind is list else p.kind), seen
+    assert told.count('(default: ') == sum(not p.is_place for p in params.values())
+    if name == 'train': assert all(c in told for c in CORPORA)
 
 def test_one_name_for_all(wheel_env, empty):
     "python -m slm_scratch: the programs, what they do, and a hint for a name that is wrong"
@@ -444,16 +443,10 @@ def test_surroundings(case, surrounded):
     assert got[0] == code and re.search(out, got[1]) and re.search(err, got[2]), got
     assert 'Traceback' not in got[2] and 'Exception ignored' not in got[2], got[2]
 
-def test_bug(wheel_env, trained, workdir):
-    """An exception that no check raised is a bug of ours: its traceback stays, and the user is
-    asked to report it"""
-    code = '''
-import sys
-from slm_scratch.engine import cli
-cli.evaluate = lambda *args: {}['gone']
-sys.argv = ['slm-eval', 'run', '--data', 'parts']
-cli.eval_cli()'''
-    r = wheel_env('-c', code, cwd=workdir, ok=False)
+def test_bug(bare, trained, desk):
+    "An exception that no check raised is a bug of ours: its traceback stays, and the user is asked to report it"
+    code = "import sys; from slm_scratch.engine import cli; cli.evaluate = lambda *a, **kw: {}['gone']; sys.argv = ['slm-eval', 'run', '--data', 'parts']; cli.eval_cli()"
+    r = bare('-c', code, cwd=desk, ok=False)
     assert r.returncode == 1 and 'Traceback' in r.stderr and "KeyError: 'gone'" in r.stderr
     last = r.stderr.splitlines()[-1]
     assert re.match('slm-eval: .*bug of slm-scratch.*https?://.*/issues$', last)
