@@ -166,7 +166,7 @@ def as_prompts(
 
 def as_prompt(
     prompt, # a str
-) -> str:
+) -> str: # without surrogates
     "The single prompt. Raises TypeError for several"
     prompts, single = as_prompts(prompt)
     if single: return prompts[0]
