@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest, torch
 from slm_scratch import SmallLanguageModel, Tokenizer
 from slm_scratch.engine.files import TMP
-from slm_scratch.engine.formats import read_safetensors, to_hf_tokenizer, write_safetensors
+from slm_scratch.engine.hf_tokenizer import to_hf_tokenizer
+from slm_scratch.engine.huggingface import read_safetensors, write_safetensors
 from test_model import own, same, small, story # noqa: F401 (a fixture)
 
 V = 320
@@ -165,7 +166,7 @@ def test_types_that_are_no_weights(folder):
     w = read_safetensors(folder/'model.safetensors')
     write_safetensors(w | {'transformer.wpe.weight': w['transformer.wpe.weight'].to(torch.int8)}, folder/'model.safetensors')
     with pytest.raises(ValueError, match='position_embedding.weight: torch.int8'): SmallLanguageModel.from_pretrained(folder)
-    data = (folder/'model.safetensors').read_bytes().replace(b'"dtype": "I8"', b'"dtype": "F8"')
+    data = (folder/'model.safetensors').read_bytes().replace(b'"dtype":"I8"', b'"dtype":"F8"')
     (folder/'model.safetensors').write_bytes(data)
     with pytest.raises(ValueError, match='as F8'): SmallLanguageModel.from_pretrained(folder)
 
