@@ -14,10 +14,10 @@ from ..tokenizer import bpe_merges, bytes_to_unicode, unicode_to_bytes
 WHOLE = r'[\s\S]+' # the pattern of a vocabulary whose texts are not cut
 
 def added_token(content:str, # its text
-                id:int,
+                id:int, # its number
                 special:bool, # does no text turn into it?
                ) -> dict: # as tokenizer.json has it
-    "A token beside the merges; `id` is its number"
+    "A token beside the merges"
     return dict(id=id, content=content, single_word=False, lstrip=False, rstrip=False,
                 normalized=False, special=special)
 
@@ -164,7 +164,7 @@ def _check_merges(ranks, vocab, pairs):
     "Raise unless merging by the order of `pairs` is merging by rank"
     made = [a + b for a, b in pairs]
     lost = next((m for m in made if m not in vocab), None)
-    if lost: raise _not_gpt2(f'a merge makes {lost!r}, which is not a token')
+    if lost: raise _not_gpt2(f'a merge makes {lost!r}, but there is no token of that name')
     orphans = {t for t in vocab if len(t) > 1} - {*made} if len(made) != len(vocab) - 256 else ()
     if orphans:
         raise _not_gpt2(f'{len(orphans)} tokens, such as {min(orphans, key=vocab.get)!r}, come '

@@ -30,7 +30,7 @@ GPT2_NAMES = {'token_embedding': 'transformer.wte', 'position_embedding': 'trans
 
 def rename_weight(name:str, # of a tensor
                   pairs, # (old part of the name, new part)
-                 ) -> str:
+                 ) -> str: # such as 'transformer.h.0.ln_1.weight'
     "Replace whole parts of a dotted `name`"
     for a, b in pairs:
         name = re.sub(rf'(^|\.){re.escape(a)}\.', lambda m: f'{m[1]}{b}.', name)

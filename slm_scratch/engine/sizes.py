@@ -10,7 +10,8 @@ __all__ = ['PEAK_FLOPS', 'OOM_WORDS', 'count_parameters', 'sizes_table', 'estima
 from contextlib import contextmanager
 from dataclasses import replace
 import torch
-from ..model import PRESETS, VARIANTS, ModelConfig
+from .config import VARIANTS
+from ..model import PRESETS, ModelConfig
 
 # %% ../../nbs/engine/sizes.ipynb #6928fb3c
 def count_parameters(cfg:ModelConfig, # the shape

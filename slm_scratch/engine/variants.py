@@ -9,8 +9,8 @@ __all__ = ['Rotary', 'apply_mimetic_init', 'MimeticInit']
 import torch
 from torch import nn
 from .files import is_real, is_whole
+from .config import VARIANTS, Variant
 from ..attention import rope_cos_sin
-from ..model import VARIANTS, Variant
 
 # %% ../../nbs/engine/variants.ipynb #0160c573
 class Rotary(Variant):
