@@ -29,6 +29,7 @@ def import_optional(package:str, # its name
         raise ImportError(f'{why} needs the package {package}: pip install {package} '
                           f'({e})') from None
 
+# %% ../../nbs/engine/formats.ipynb #04bbc4bc
 class _OnnxWrapper(nn.Module):
     "ids in, logits out: what a recording can hold"
     def __init__(self, model):
@@ -60,6 +61,7 @@ def save_onnx(self:SmallLanguageModel, path, # such as 'model.onnx'
     for part, mode in modes.items(): part.training = mode
     with atomic_write(path) as f: f.write(recording)
 
+# %% ../../nbs/engine/formats.ipynb #ae03da55
 def record_onnx(model:SmallLanguageModel, # in float32, in evaluation mode
                ) -> bytes: # the file
     "Run the model once and record its operations"
@@ -90,6 +92,7 @@ def gguf_tokens(tok:Tokenizer, # with GPT-2's pattern
         tokens[i] = t, kinds.USER_DEFINED if t in tok.in_text else kinds.CONTROL
     return [tokens.get(i, (f'[unused{i}]', kinds.UNUSED)) for i in range(V)]
 
+# %% ../../nbs/engine/formats.ipynb #e6b582b3
 @patch
 def save_gguf(self:SmallLanguageModel, path, # such as 'model.gguf'
               name:str='slm-scratch', # what programs call the model
@@ -118,6 +121,7 @@ def save_gguf(self:SmallLanguageModel, path, # such as 'model.gguf'
         os.replace(tmp, path)
     finally: tmp.unlink(missing_ok=True)
 
+# %% ../../nbs/engine/formats.ipynb #ce1b0168
 def _describe_model(w, gguf, cfg):
     "The shape, in a GGUF file's words"
     w.add_file_type(gguf.LlamaFileType.ALL_F32)

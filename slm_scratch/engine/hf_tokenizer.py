@@ -21,6 +21,7 @@ def added_token(content:str, # its text
     return dict(id=id, content=content, single_word=False, lstrip=False, rstrip=False,
                 normalized=False, special=special)
 
+# %% ../../nbs/engine/hf_tokenizer.ipynb #2efbec62
 def to_hf_tokenizer(tok:Tokenizer, # with GPT-2's pattern
                    ) -> dict: # what `tokenizer.json` holds
     "A vocabulary in Hugging Face's words. Raises ValueError if the pattern is not GPT-2's"
@@ -57,6 +58,7 @@ def _steps(part):
 
 def _kinds(steps): return ' + '.join(str(s.get('type')) for s in steps)
 
+# %% ../../nbs/engine/hf_tokenizer.ipynb #58df8516
 def hf_pattern(hf:dict, # `tokenizer.json`
               ) -> str: # how it cuts texts; None: in a way that we do not have
     "The pattern of a pre-tokenizer: GPT-2's cut, or none"
@@ -81,6 +83,7 @@ def _post_problem(step):
     names = ', '.join(added)
     return f'post_processor TemplateProcessing adds {names} to each text' if added else None
 
+# %% ../../nbs/engine/hf_tokenizer.ipynb #80621d7b
 def _added_problems(hf):
     "Words among the added tokens that their library would find elsewhere, or give another id"
     vocab, last, found = hf['model']['vocab'], -1, []
@@ -96,6 +99,7 @@ def _added_problems(hf):
                          f'library gives it {id}')
     return found
 
+# %% ../../nbs/engine/hf_tokenizer.ipynb #dfa379f2
 def hf_tokenizer_problems(hf:dict, # `tokenizer.json`
                          ) -> list: # a line for each part that would give other ids here
     "All that `Tokenizer` does not do"
@@ -130,6 +134,7 @@ def from_hf_tokenizer(hf:dict, # `tokenizer.json`, or a 'model' with 'vocab' and
     tok = _encoding(f'bpe{len(ranks) + len(special)}', ranks, hf_pattern(hf), special)
     return Tokenizer(tok, in_text=in_text)
 
+# %% ../../nbs/engine/hf_tokenizer.ipynb #34781ea4
 def _not_gpt2(*lines):
     "The error for a vocabulary that we would read wrongly"
     fix = ('Do these steps to your texts yourself and take them out of tokenizer.json, or give '
@@ -160,6 +165,7 @@ def _take_added(vocab, added, made):
         raise _not_gpt2(f'it has no {EOT}; its special tokens are {sorted(special)}')
     return special, [t['content'] for t in added if not t.get('special') and t['content'] != EOT]
 
+# %% ../../nbs/engine/hf_tokenizer.ipynb #91729272
 def _check_merges(ranks, vocab, pairs):
     "Raise unless merging by the order of `pairs` is merging by rank"
     made = [a + b for a, b in pairs]

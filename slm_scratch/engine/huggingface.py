@@ -28,6 +28,7 @@ GPT2_NAMES = {'token_embedding': 'transformer.wte', 'position_embedding': 'trans
               'attn.proj': 'attn.c_proj', 'norm2': 'ln_2', 'mlp.fc': 'mlp.c_fc',
               'mlp.proj': 'mlp.c_proj', 'final_norm': 'transformer.ln_f'}
 
+# %% ../../nbs/engine/huggingface.ipynb #2468558d
 def rename_weight(name:str, # of a tensor
                   pairs, # (old part of the name, new part)
                  ) -> str: # such as 'transformer.h.0.ln_1.weight'
@@ -100,6 +101,7 @@ def write_safetensors(state:dict, # tensors by name
     data = safetensors.save(state, {'format': 'pt'} | (about or {}))
     with atomic_write(path) as f: f.write(data)
 
+# %% ../../nbs/engine/huggingface.ipynb #d7ae0ca5
 def read_safetensors(path, # a safetensors file
                     ) -> dict: # tensors by name
     "Read tensors. Raises ValueError for a damaged or foreign file, or a type that has no use here"
@@ -152,6 +154,7 @@ def save_pretrained(self:SmallLanguageModel, folder, # made if missing; other fi
     write_safetensors(to_gpt2({k: v.to(dtype) for k, v in weights.items()}),
                       folder/'model.safetensors')
 
+# %% ../../nbs/engine/huggingface.ipynb #157551b0
 def hf_files(cfg:ModelConfig, # what describes the model
              tok:Tokenizer, # its tokenizer
              hf:dict, # from `to_hf_tokenizer`
@@ -187,6 +190,7 @@ def checkpoint_folder(name, # a folder, or a name such as 'openai-community/gpt2
     raise FileNotFoundError(f"there is no folder {name} here, and Hugging Face's hub did not give "
                             f'it either: {why}')
 
+# %% ../../nbs/engine/huggingface.ipynb #1e639507
 def _download(name):
     "The folder with a checkpoint's files, from Hugging Face's hub or its cache"
     if not re.fullmatch(r'[\w.-]+(/[\w.-]+)?', name):
@@ -212,6 +216,7 @@ def _weight_files(folder, stem, end):
     n = series[0][3]
     return [folder/f'{stem}-{i:0{len(n)}}-of-{n}.{end}' for i in range(1, int(n) + 1)]
 
+# %% ../../nbs/engine/huggingface.ipynb #52e8d8cb
 def checkpoint_weights(folder:Path, # in Hugging Face's layout
                       ) -> dict: # tensors under Hugging Face's names
     "All tensors of a checkpoint: safetensors in one file or several, or else the older pickle"
@@ -234,6 +239,7 @@ def read_json(path:Path, # a file
     except ValueError as e:
         raise ValueError(f'{path} is not JSON, or not whole ({e}): download it again') from None
 
+# %% ../../nbs/engine/huggingface.ipynb #a5de33dd
 def added_tokens(folder:Path, # in Hugging Face's older layout, without tokenizer.json
                  vocab:dict, # from its vocab.json
                 ) -> list: # dicts, as in tokenizer.json
@@ -259,6 +265,7 @@ def _special_names(options):
             elif isinstance(t, dict): names.add(t['content'])
     return names
 
+# %% ../../nbs/engine/huggingface.ipynb #c6b45bd0
 def checkpoint_tokenizer(folder:Path, # in Hugging Face's layout
                         ): # Tokenizer, or None if the folder has none
     "The vocabulary of a checkpoint: tokenizer.json, or else vocab.json with merges.txt"
@@ -310,6 +317,7 @@ def _weight_problems(want, got):
               if k in want and not v.is_floating_point()]
     return lines[:8] + ['…']*(len(lines) > 8)
 
+# %% ../../nbs/engine/huggingface.ipynb #53d2eb61
 def _own_checkpoint(name):
     "The path of a file or run of ours that was given for a checkpoint of Hugging Face's, or None"
     path = as_path(name, 'name')
@@ -341,6 +349,7 @@ def from_pretrained(cls:SmallLanguageModel,
     model.load_state_dict(_fitting_weights(folder, model), assign=True)
     return model.to(device or 'cpu').eval()
 
+# %% ../../nbs/engine/huggingface.ipynb #f888a96c
 def _fitting_weights(folder, model):
     "The weights in `folder` under our names, in float32 or better, each as `model` needs it"
     state = from_gpt2(checkpoint_weights(folder))
