@@ -237,6 +237,7 @@ def _get_tokenizer(self): # Tokenizer
     if self._tokenizer is None: self._tokenizer = Tokenizer.gpt2()
     return self._tokenizer
 
+# %% ../nbs/03_model.ipynb #708707b6
 def _set_tokenizer(self, tokenizer):
     "Take a tokenizer, or None. Raises ValueError if it has another size than the vocabulary"
     V = self.config.vocab_size

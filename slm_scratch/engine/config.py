@@ -9,6 +9,7 @@ __all__ = ['VARIANTS', 'FieldMapping', 'plain_field', 'Variant', 'config_problem
 import math
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from fastcore.basics import patch
 from .files import as_number, is_real, is_whole
 
 # %% ../../nbs/engine/config.ipynb #2c33c75a
@@ -22,21 +23,35 @@ class FieldMapping(Mapping):
         raise KeyError(f'{type(self).__name__} has no field {name!r}; the fields are '
                        f'{", ".join(self)}')
 
-    def __setitem__(self, name, value):
-        kind = type(self).__name__
-        raise TypeError(f'a {kind} does not change; make another: dataclasses.replace(config, '
-                        f'{name}={value!r}), or {kind}(**{{**config, {name!r}: {value!r}}})')
+# %% ../../nbs/engine/config.ipynb #742d2346
+@patch
+def __setitem__(self:FieldMapping, name, value): # as `d[name] = value` → never
+    "Refused: raises a TypeError that shows the two lines that make another config"
+    kind = type(self).__name__
+    raise TypeError(f'a {kind} does not change; make another: dataclasses.replace(config, '
+                    f'{name}={value!r}), or {kind}(**{{**config, {name!r}: {value!r}}})')
 
-    def update(self, *changes, # as `dict.update` takes them
-               **more):
-        "Refused, like any assignment; `more` as well"
-        for name, value in dict(*changes, **more).items(): self[name] = value
+@patch
+def update(self:FieldMapping, *changes, # as `dict.update` takes them
+           **more):
+    "Refused, like any assignment, with `more` as well"
+    for name, value in dict(*changes, **more).items(): self[name] = value
 
-    def copy(self):
-        "A plain dict, which can be changed and turned into a config again"
-        return dict(self)
-    def __or__(self, other): return replace(self, **other)
-    def __ror__(self, other): return {**other, **self}
+# %% ../../nbs/engine/config.ipynb #30a31542
+@patch
+def copy(self:FieldMapping) -> dict: # with the same keys and values
+    "A plain dict, which can be changed and turned into a config again"
+    return dict(self)
+
+@patch
+def __or__(self:FieldMapping, other): # dict → config
+    "The config with other values"
+    return replace(self, **other)
+
+@patch
+def __ror__(self:FieldMapping, other): # dict → dict
+    "The dict with the values of the config"
+    return {**other, **self}
 
 # %% ../../nbs/engine/config.ipynb #b6fa9d7f
 def plain_field(usual, # the default of the field: its type decides
@@ -69,12 +84,12 @@ class Variant:
         "Numbers that a block keeps of each token until the backward pass, beyond GPT-2's"
         return 0
 
+# %% ../../nbs/engine/config.ipynb #5b8caf19
 VARIANTS = {name: Variant(name) for name in ('positions', 'mimetic_init')}
 
 # %% ../../nbs/engine/config.ipynb #31b4d42a
-def config_problems(cfg, # a `ModelConfig`
-                   ) -> list: # one line for each problem: field, value, limit, fix
-    "Everything that is wrong with `cfg`"
+def _size_problems(cfg):
+    "Lines about whole numbers, and about a width that does not split into heads"
     lows = dict(vocab_size=2, d_model=1, n_heads=1, n_layers=1, max_seq_len=1, d_ff=1)
     found, C, H = {}, cfg.d_model, cfg.n_heads
     for k, low in lows.items():
@@ -86,6 +101,13 @@ def config_problems(cfg, # a `ModelConfig`
         fewer = next(h for h in range(min(H, C), 0, -1) if C % h == 0)
         found['heads'] = (f'd_model={C}: must be a multiple of n_heads={H}; '
                           f'use d_model={H*math.ceil(C/H)} or n_heads={fewer}')
+    return found
+
+# %% ../../nbs/engine/config.ipynb #25c33668
+def config_problems(cfg, # a `ModelConfig`
+                   ) -> list: # one line for each problem: field, value, limit, fix
+    "Everything that is wrong with `cfg`"
+    found = _size_problems(cfg)
     if not (is_real(cfg.dropout) and 0 <= cfg.dropout < 1):
         found['dropout'] = (f'dropout={cfg.dropout!r}: must be a fraction, 0 <= dropout < 1; '
                             '0.0 and 0.1 are usual')

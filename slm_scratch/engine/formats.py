@@ -82,6 +82,7 @@ GGUF_NAMES = {'token_embedding': 'token_embd', 'position_embedding': 'position_e
               'attn.proj': 'attn_output', 'norm2': 'ffn_norm', 'mlp.fc': 'ffn_up',
               'mlp.proj': 'ffn_down', 'final_norm': 'output_norm', 'lm_head': 'output'}
 
+# %% ../../nbs/engine/formats.ipynb #97b172a7
 def gguf_tokens(tok:Tokenizer, # with GPT-2's pattern
                 V:int, # rows of the model
                 kinds, # `gguf.TokenType`
@@ -132,6 +133,7 @@ def _describe_model(w, gguf, cfg):
     w.add_head_count(cfg.n_heads)
     w.add_layer_norm_eps(1e-5)
 
+# %% ../../nbs/engine/formats.ipynb #784c07aa
 def _describe_tokenizer(w, gguf, tok, V, merges):
     "The vocabulary, and what stands before each text"
     w.add_bos_token_id(tok.eot)

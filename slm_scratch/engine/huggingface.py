@@ -255,6 +255,7 @@ def added_tokens(folder:Path, # in Hugging Face's older layout, without tokenize
         if name in vocab: found[name] = added_token(name, vocab[name], True)
     return list(found.values())
 
+# %% ../../nbs/engine/huggingface.ipynb #5900abcc
 def _special_names(options):
     "The tokens that have a role: 'bos_token', 'additional_special_tokens' …"
     names = set()
