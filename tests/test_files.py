@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest, torch
 from slm_scratch import SmallLanguageModel, Tokenizer
 from slm_scratch.engine.files import TMP
-from slm_scratch.model import read_safetensors, write_safetensors
-from test_model import own, same, small # noqa: F401 (a fixture)
+from slm_scratch.engine.hf_tokenizer import to_hf_tokenizer
+from slm_scratch.engine.huggingface import read_safetensors, write_safetensors
+from test_model import own, same, small, story # noqa: F401 (a fixture)
 
 V = 320
 prompt = 'The little fox'
@@ -198,11 +199,9 @@ def test_other_configs(folder, field):
 
 def test_types_that_are_no_weights(folder):
     w = read_safetensors(folder/'model.safetensors')
-    as_int8 = {'transformer.wpe.weight': w['transformer.wpe.weight'].to(torch.int8)}
-    write_safetensors(w | as_int8, folder/'model.safetensors')
-    with pytest.raises(ValueError, match='position_embedding.weight: torch.int8'):
-        SmallLanguageModel.from_pretrained(folder)
-    data = (folder/'model.safetensors').read_bytes().replace(b'"dtype": "I8"', b'"dtype": "F8"')
+    write_safetensors(w | {'transformer.wpe.weight': w['transformer.wpe.weight'].to(torch.int8)}, folder/'model.safetensors')
+    with pytest.raises(ValueError, match='position_embedding.weight: torch.int8'): SmallLanguageModel.from_pretrained(folder)
+    data = (folder/'model.safetensors').read_bytes().replace(b'"dtype":"I8"', b'"dtype":"F8"')
     (folder/'model.safetensors').write_bytes(data)
     with pytest.raises(ValueError, match='as F8'): SmallLanguageModel.from_pretrained(folder)
 

@@ -9,7 +9,9 @@ import pytest, torch
 from torch import nn
 from torch.nn import functional as F
 from slm_scratch import MODEL_CONFIG, ModelConfig, SmallLanguageModel, Tokenizer
-from slm_scratch.model import changed_parts
+from slm_scratch.engine.weights import replaced_parts
+from slm_scratch.engine.huggingface import read_safetensors, write_safetensors
+from slm_scratch.tokenizer import EOT
 
 story = ('The little fox lost her lantern. She looked under the old oak, and behind the mill. '
          '“Lantern!” she cried.\n\n Why? ')
@@ -207,18 +209,16 @@ def gguf_here():
 def test_unchanged(own):
     "Nothing of what training and generation do counts as a change"
     m = small(own, dropout=.1)
-    for variant in (m, m.train(), small(own, positions='rotary'),
-                    small(own, tie_weights=False, bias=False), m.quantize(), copy.deepcopy(m)):
-        assert changed_parts(variant) == []
+    for variant in (m, m.train(), small(own, positions='rotary'), small(own, tie_weights=False, bias=False), m.quantize(), copy.deepcopy(m)):
+        assert replaced_parts(variant) == []
     from functools import partial
     b = m.blocks[0]
-    checkpoint = torch.utils.checkpoint.checkpoint
-    b.forward = partial(checkpoint, partial(type(b).forward, b), use_reentrant=False)
-    assert changed_parts(m) == []
+    b.forward = partial(torch.utils.checkpoint.checkpoint, partial(type(b).forward, b), use_reentrant=False)
+    assert replaced_parts(m) == []
     class Mine(SmallLanguageModel):
         def say(self): return 'hello'
     m.__class__ = Mine
-    assert changed_parts(m) == []
+    assert replaced_parts(m) == []
 
 def test_nan_weights_are_reported(own, tmp_path):
     m = small(own)
