@@ -374,6 +374,7 @@ def spread(job):
     "What each of the processes does: some runs, one after the other, and what it has in its hands after each"
     from unittest import mock
     from slm_scratch import train
+    from slm_scratch.engine import device
     rank, desk, out = int(os.environ['RANK']), Path(job['desk']), Path(job['out'])
     def full(obj, path): raise OSError(28, 'No space left on device')
     def facts(device): return dict(type='cpu', name='CPU', capability=None, bf16=.5 if rank else 2.)
@@ -389,7 +390,7 @@ def spread(job):
     life('adamw', checkpoint_activations=True)
     life('fp16', precision='fp16')
     with mock.patch.object(train, 'atomic_save', full): life('full disk')
-    with mock.patch.object(train, 'device_info', facts): life('hasty', Hasty, precision='auto', checkpoint_every=None, max_steps=3)
+    with mock.patch.object(device, 'device_info', facts): life('hasty', Hasty, precision='auto', checkpoint_every=None, max_steps=3)
     life('wild', learning_rate=1e18, warmup_steps=0, grad_clip=None)
     train_cli(str(desk/'story.txt'), out_dir=str(out/'from one'), grad_accum=2, shard=True, **OPTIONS)
 
