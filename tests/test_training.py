@@ -38,7 +38,8 @@ def bare_run(path):
     "A checkpoint without its seconds, which are never the same twice"
     s = safe_load(path)
     rows = [{k: v for k, v in json.loads(l).items() if k not in ('seconds', 'tokens_per_second')} for l in s.pop('history').splitlines()]
-    return s | dict(elapsed=0, evaluated=s['evaluated'][0], sums=s['sums'][:2], rows=rows)
+    sums = {k: v for k, v in s['sums'].items() if k != 'seconds'}
+    return s | dict(elapsed=0, evaluated=s['evaluated']['step'], sums=sums, rows=rows)
 
 def differences(a, b, at=''):
     "Places where two nested values are not equal, bit for bit"
@@ -356,13 +357,15 @@ SPREAD = dict(max_steps=12, precision='fp32', checkpoint_every=4)
 def local(t): return t.to_local().numel() if hasattr(t, 'to_local') else t.numel()
 
 class Weighing(Ticking):
-    "Notes how many numbers of weights, gradients and averages this process holds, and where it was"
-    def check_finite(self, *args): # after `backward`, before the step
-        params = list(self.model.parameters())
-        averages = [v for o in self.optimizers for s in o.state.values() for v in s.values() if v.dim()]
-        Weighing.held = [sum(map(local, ts)) for ts in (params, [p.grad for p in params], averages)]
+    "Notes how many numbers of weights, gradients and moments this process holds, and where it was"
+    def set_up(self, data_path):
+        super().set_up(data_path)
+        self.optimizers[0].register_step_pre_hook(self.weigh) # after `backward`, before the step
         Weighing.last = self
-        super().check_finite(*args)
+    def weigh(self, *_):
+        params = list(self.model.parameters())
+        moments = [v for o in self.optimizers for s in o.state.values() for v in s.values() if v.dim()]
+        Weighing.held = [sum(map(local, ts)) for ts in (params, [p.grad for p in params], moments)]
 
 class Hasty(Weighing):
     "The second process has another clock, and another opinion about bf16"
@@ -373,8 +376,7 @@ class Hasty(Weighing):
 def spread(job):
     "What each of the processes does: some runs, one after the other, and what it has in its hands after each"
     from unittest import mock
-    from slm_scratch import train
-    from slm_scratch.engine import device
+    from slm_scratch.engine import device, run
     rank, desk, out = int(os.environ['RANK']), Path(job['desk']), Path(job['out'])
     def full(obj, path): raise OSError(28, 'No space left on device')
     def facts(device): return dict(type='cpu', name='CPU', capability=None, bf16=.5 if rank else 2.)
@@ -385,11 +387,11 @@ def spread(job):
         try: small_run(desk, out/name, Kept, **SPREAD | dict(shard=True) | kw)
         except FloatingPointError as e: error = str(e)
         if rank: model(torch.zeros(1, 3, dtype=torch.long)) # alone: nothing of it may be elsewhere
-        torch.save(dict(held=Weighing.held, saved=not Weighing.last.unsaved, precision=Weighing.last.precision_name(), error=error, training=model.training,
+        torch.save(dict(held=Weighing.held, saved=not Weighing.last.run.unsaved, precision=Weighing.last.plan.name, error=error, training=model.training,
                         model=dict(model.state_dict()), kind=[type(model).__name__, Weighing.last.model is model]), out/f'{name}-{rank}.note')
     life('adamw', checkpoint_activations=True)
     life('fp16', precision='fp16')
-    with mock.patch.object(train, 'atomic_save', full): life('full disk')
+    with mock.patch.object(run, 'atomic_save', full): life('full disk')
     with mock.patch.object(device, 'device_info', facts): life('hasty', Hasty, precision='auto', checkpoint_every=None, max_steps=3)
     life('wild', learning_rate=1e18, warmup_steps=0, grad_clip=None)
     train_cli(str(desk/'story.txt'), out_dir=str(out/'from one'), grad_accum=2, shard=True, **OPTIONS)

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['DTYPES', 'Precision', 'bf16_speed', 'device_info', 'choose_precision', 'tf32', 'choose_device', 'retain_malloc',
-           'usual_torch', 'compiled']
+           'usual_torch', 'compiled', 'DevicePlan', 'fork_rng']
 
 # %% ../../nbs/engine/device.ipynb #9cd52925
 import ctypes, os, sys, time
-from contextlib import contextmanager, ExitStack
+from contextlib import contextmanager, ExitStack, nullcontext
 from functools import lru_cache
 from typing import NamedTuple
 import torch
@@ -147,3 +147,52 @@ def compiled(
         net = objective
     objective.zero_grad(set_to_none=True)
     return net
+
+# %% ../../nbs/engine/device.ipynb #33d750fc
+class DevicePlan:
+    "Where and how a run computes: a device, a precision, and the scaler that belongs to it"
+    def __init__(self,
+        device:torch.device, # where
+        precision:Precision, # how
+    ):
+        self.device = device
+        self.use(precision)
+
+    def use(self,
+        precision:Precision, # from now on
+    ) -> None:
+        "Change the precision; the scaler does nothing unless the format needs one"
+        self.precision = precision
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision.scaler)
+
+    @property
+    def name(self) -> str:
+        "'fp32', 'bf16' or 'fp16'"
+        return next(n for n, f in DTYPES.items() if f == self.precision[:2])
+
+    def autocast(self): # a context
+        "Inside, matrix products run in the plan's precision"
+        low = self.precision.dtype != torch.float32
+        torch.clear_autocast_cache() # an autocast around ours would keep rounded weights of the last step
+        return torch.autocast(self.device.type, self.precision.dtype) if low else nullcontext()
+
+    def seed(self,
+        n:int, # any number
+    ) -> None:
+        "As `torch.manual_seed`, which takes a millisecond because it seeds every kind of device"
+        torch.default_generator.manual_seed(n)
+        if self.device.type in ('cuda', 'mps'): getattr(torch, self.device.type).manual_seed(n)
+
+    def put(self,
+        t, # a tensor in main memory
+    ): # the tensor on the device
+        "Copy to the device; from pinned memory a card copies while the CPU goes on"
+        if self.device.type == 'cuda': return t.pin_memory().to(self.device, non_blocking=True)
+        return t.to(self.device)
+
+# %% ../../nbs/engine/device.ipynb #5ee79cb7
+def fork_rng(
+    device:torch.device, # where the work is done
+): # a context
+    "Within, random numbers are drawn from a copy of the state; afterwards the caller's go on as before"
+    return torch.random.fork_rng(devices=[device] if device.type == 'cuda' else [])
