@@ -20,7 +20,7 @@ from .data import get_batch, steps_per_epoch, TokenDataset
 from .model import ModelConfig, SmallLanguageModel
 from .engine.sizes import explain_oom
 from .engine.device import choose_device, choose_precision, DevicePlan, fork_rng
-from .engine.device import retain_malloc, tf32, usual_torch
+from .engine.device import tf32, usual_torch
 from .engine.loss import activation_checkpointing, bits_per_byte
 from .engine.optim import make_optimizers, Muon
 from .engine.distributed import full_tensor, Placement, process_group, ShardedMuon
@@ -204,10 +204,10 @@ def session(self:LanguageModelTrainer,
     with usual_torch(self.device), process_group(self.device) as self.group:
         try:
             self.set_up(data_path)
-            T, remember = self.progress.block_size, not c.checkpoint_activations
+            T = self.progress.block_size
             with graceful_stop(self.verbose) as self.stop_request, fork_rng(self.device), \
                  explain_oom(self.model.config, c.batch_size, T, c.checkpoint_activations), \
-                 retain_malloc(self.device, remember), tf32(self.device, c.precision), \
+                 tf32(self.device, c.precision), \
                  activation_checkpointing(self.model, c.checkpoint_activations):
                 self.model.train()
                 yield self
