@@ -78,7 +78,8 @@ def _shard_problem(shard):
     if int(os.environ.get('WORLD_SIZE', 1)) == 1:
         return 'shard=True: there is one process; start several with torchrun'
     if find_fully_shard(): return None
-    return f'shard=True: PyTorch {torch.__version__} has no fully_shard; update it, or leave shard out'
+    return (f'shard=True: PyTorch {torch.__version__} has no fully_shard; '
+            'update it, or leave shard out')
 
 def _folder_problem(out_dir):
     "Why no run can be written there, or None; of several processes the first one tries"
@@ -104,7 +105,8 @@ def argument_problems(
     limited = not found.keys() & {'warmup_steps', 'max_steps'} and args.max_steps
     if limited and (args.warmup_steps or 0) >= args.max_steps:
         more.append(f'warmup_steps={args.warmup_steps}: must be below max_steps={args.max_steps}')
-    places = [_device_problem(args.device), _folder_problem(args.out_dir), _shard_problem(args.shard)]
+    places = [_device_problem(args.device), _folder_problem(args.out_dir),
+              _shard_problem(args.shard)]
     return [*found.values(), *more, *(p for p in places if p)]
 
 def plain_arguments(
@@ -186,7 +188,7 @@ def check_model(
 def bare_model(
     model, # a `SmallLanguageModel`, perhaps wrapped
 ) -> SmallLanguageModel: # the model itself
-    "Without the wrappers of `torch.compile` and parallel training. Raises TypeError for anything else"
+    "Take off wrappers of `torch.compile` and parallel training. Raises TypeError for others"
     inner = model
     while isinstance(inner, nn.Module) and not isinstance(inner, SmallLanguageModel):
         inner = inner._modules.get('_orig_mod', inner._modules.get('module'))
@@ -215,7 +217,8 @@ def check_finite(
     norm:float, # of the gradient
     lr:float, # learning rate
 ) -> None:
-    "Raise before a broken gradient reaches the weights; the scaler of fp16 skips such a step by itself, up to a point"
+    """Raise before a broken gradient reaches the weights;
+    the scaler of fp16 skips such a step by itself, up to a point"""
     scaler, dtype, c = trainer.plan.scaler, trainer.plan.precision.dtype, trainer.config
     skips = scaler.is_enabled() and scaler.get_scale() > 1
     if math.isfinite(loss) and (math.isfinite(norm) or skips): return
@@ -226,6 +229,6 @@ def check_finite(
     if dtype != torch.float32: advice.append("precision='fp32'")
     go_on = "; resume='changed' goes on from there with the new values" if last.exists() else ''
     raise FloatingPointError(
-        f'step {trainer.step}: the loss is {loss}, the gradient norm {norm}, at learning rate {lr:.3g} '
-        f'in {dtype}. The weights of the step before are in memory, and {kept}. '
+        f'step {trainer.step}: the loss is {loss}, the gradient norm {norm}, '
+        f'at learning rate {lr:.3g} in {dtype}. The weights of the step before are in memory, and {kept}. '
         + ', '.join(advice) + go_on)

@@ -21,13 +21,14 @@ class Precision(NamedTuple):
     scaler:bool # is the loss scaled up, so that small gradients survive?
     reason:str # why
 
-DTYPES = dict(fp32=(torch.float32, False), fp16=(torch.float16, True), bf16=(torch.bfloat16, False)) # name: dtype, scaler
+DTYPES = dict(fp32=(torch.float32, False), fp16=(torch.float16, True),
+              bf16=(torch.bfloat16, False)) # name: dtype, scaler
 
 # %% ../../nbs/engine/device.ipynb #557f0dcd
 @lru_cache
 def bf16_speed(n:int=384, # rows and columns of the test matrices
               ) -> float: # 1.5 means: one and a half times as fast as float32
-    "How fast the CPU multiplies matrices in bf16, as a multiple of float32: measured, a few milliseconds"
+    "How fast the CPU multiplies matrices in bf16, as a multiple of float32: measured"
     def seconds(dtype):
         a, times = torch.ones(n, n, dtype=dtype), []
         while len(times) < 8 and sum(times) < .1: # emulated bf16: a few products are enough to know
@@ -40,15 +41,17 @@ def bf16_speed(n:int=384, # rows and columns of the test matrices
 # %% ../../nbs/engine/device.ipynb #8a8cc17b
 def device_info(
     device, # a torch.device or its name
-) -> dict: # 'type', 'name', and what decides: 'capability' of a CUDA device, 'bf16': the `bf16_speed` of a CPU
+) -> dict: # 'type', 'name'; 'capability' of a CUDA device; 'bf16', the `bf16_speed` of a CPU
     "What there is to know about `device` before a precision is chosen"
     device = torch.device(device)
     facts = dict(type=device.type, name=device.type.upper(), capability=None, bf16=0.)
     if device.type == 'cuda':
-        facts |= dict(name=torch.cuda.get_device_name(device), capability=torch.cuda.get_device_capability(device))
+        facts['name'] = torch.cuda.get_device_name(device)
+        facts['capability'] = torch.cuda.get_device_capability(device)
     if device.type == 'cpu':
-        flags = [n for n in ('avx512_bf16', 'amx_tile') if getattr(torch.cpu, f'_is_{n}_supported', bool)()]
-        facts |= dict(bf16=bf16_speed() if flags else 0., name='CPU' + (f' with {" and ".join(flags)}' if flags else ''))
+        flags = [n for n in ('avx512_bf16', 'amx_tile')
+                 if getattr(torch.cpu, f'_is_{n}_supported', bool)()]
+        if flags: facts |= dict(name=f'CPU with {" and ".join(flags)}', bf16=bf16_speed())
     return facts
 
 # %% ../../nbs/engine/device.ipynb #abc95b7a
@@ -59,16 +62,20 @@ def choose_precision(
     "The fastest format that the device computes natively and that training survives"
     d = device if isinstance(device, dict) else device_info(device)
     fp32, fp16, bf16 = DTYPES.values()
+    name = d['name']
     if precision != 'auto': return Precision(*DTYPES[precision], 'as asked')
     cc = d['capability'] or (0, 0)
     version = f'compute capability {cc[0]}.{cc[1]}'
-    if cc >= (8, 0): return Precision(*bf16, f'{d["name"]} has {version}: bf16 is native from 8.0 on')
-    if cc >= (7, 0): return Precision(*fp16, f'{d["name"]} has {version}: fast fp16, but bf16 only by slow emulation')
-    if d['type'] == 'cuda': return Precision(*fp32, f'{d["name"]} has {version}: no fast half precision before 7.0')
-    if d['bf16'] > 1.1: return Precision(*bf16, f'{d["name"]}: its bf16 products are {d["bf16"]:.1f} times as fast (measured)')
-    if d['bf16']: return Precision(*fp32, f'{d["name"]}: but its bf16 products are only {d["bf16"]:.1f} times as fast (measured)')
+    if cc >= (8, 0): return Precision(*bf16, f'{name} has {version}: bf16 is native from 8.0 on')
+    if cc >= (7, 0):
+        return Precision(*fp16, f'{name} has {version}: fast fp16, but bf16 only by slow emulation')
+    if d['type'] == 'cuda':
+        return Precision(*fp32, f'{name} has {version}: no fast half precision before 7.0')
+    fast = f'{d["bf16"]:.1f} times as fast (measured)'
+    if d['bf16'] > 1.1: return Precision(*bf16, f'{name}: its bf16 products are {fast}')
+    if d['bf16']: return Precision(*fp32, f'{name}: but its bf16 products are only {fast}')
     if d['type'] == 'cpu': return Precision(*fp32, 'this CPU has no native bf16')
-    return Precision(*fp32, f'{d["name"]}: half precision is not proven for training there')
+    return Precision(*fp32, f'{name}: half precision is not proven for training there')
 
 # %% ../../nbs/engine/device.ipynb #81082c9f
 @contextmanager
@@ -78,7 +85,9 @@ def tf32(
 ):
     "Within, float32 products on a card of compute capability 8.0 or newer are made in TF32"
     old = torch.get_float32_matmul_precision()
-    if device.type == 'cuda' and precision != 'fp32' and torch.cuda.get_device_capability(device) >= (8, 0): torch.set_float32_matmul_precision('high')
+    if device.type == 'cuda' and precision != 'fp32':
+        if torch.cuda.get_device_capability(device) >= (8, 0):
+            torch.set_float32_matmul_precision('high')
     try: yield
     finally: torch.set_float32_matmul_precision(old)
 
@@ -87,8 +96,9 @@ def choose_device(
     device=None, # a name such as 'cuda:1'; None: the best there is
 ) -> torch.device: # CUDA, else Apple's MPS, else CPU
     "Where to train; of several processes on a machine, each takes a card of its own"
-    if device is not None and (str(device) != 'cuda' or 'LOCAL_RANK' not in os.environ): return torch.device(device)
-    if 'LOCAL_RANK' in os.environ and torch.cuda.is_available(): return torch.device('cuda', int(os.environ['LOCAL_RANK']))
+    local = os.environ.get('LOCAL_RANK') # set by torchrun
+    if device is not None and (str(device) != 'cuda' or local is None): return torch.device(device)
+    if local is not None and torch.cuda.is_available(): return torch.device('cuda', int(local))
     if torch.cuda.is_available(): return torch.device('cuda', torch.cuda.current_device())
     return torch.device('mps' if torch.backends.mps.is_available() else 'cpu')
 
@@ -97,7 +107,7 @@ def choose_device(
 def usual_torch(
     device, # a torch.device, where the work is done
 ):
-    "Within, gradients are on, autocast is off, new tensors are float32 on the CPU, whatever surrounds the call"
+    "Within, gradients are on, autocast is off, new tensors are float32 on the CPU"
     dtype = torch.get_default_dtype()
     with ExitStack() as around:
         around.enter_context(torch.inference_mode(False))
@@ -150,7 +160,7 @@ class DevicePlan:
     def autocast(self): # a context
         "Inside, matrix products run in the plan's precision"
         low = self.precision.dtype != torch.float32
-        torch.clear_autocast_cache() # an autocast around ours would keep rounded weights of the last step
+        torch.clear_autocast_cache() # an outer autocast would keep rounded weights of the last step
         return torch.autocast(self.device.type, self.precision.dtype) if low else nullcontext()
 
     def seed(self,
@@ -171,5 +181,5 @@ class DevicePlan:
 def fork_rng(
     device:torch.device, # where the work is done
 ): # a context
-    "Within, random numbers are drawn from a copy of the state; afterwards the caller's go on as before"
+    "Within, random numbers are drawn from a copy of the state; the caller's stays as it is"
     return torch.random.fork_rng(devices=[device] if device.type == 'cuda' else [])

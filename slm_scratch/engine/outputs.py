@@ -124,7 +124,8 @@ def step_files(folder, # of a run
                every:int=1, # only the steps that are multiples of this
               ) -> list: # Paths of what stands there under the name of a kept checkpoint
     "`step-N.pt` of a folder"
-    steps = {p: re.fullmatch('step-([0-9]+)[.]pt', p.name) for p in sorted(Path(folder).glob('step-*.pt'))}
+    found = sorted(Path(folder).glob('step-*.pt'))
+    steps = {p: re.fullmatch('step-([0-9]+)[.]pt', p.name) for p in found}
     return [p for p, m in steps.items() if m and int(m[1]) % every == 0]
 
 def has_run(folder, # of a run
@@ -149,7 +150,8 @@ def in_the_way(folder, # of a run
     if keep_every: paths += step_files(folder, keep_every)
     found = {p: foreign(p, run) for p in paths}
     if not (run or fresh or found[folder/'model.pth']) and (folder/'model.pth').exists():
-        found[folder/'model.pth'] = 'a model with no run beside it, which you may have saved yourself'
+        found[folder/'model.pth'] = ('a model with no run beside it, '
+                                     'which you may have saved yourself')
     folders = [folder/'data']*tokens + [folder/'tensorboard']*tensorboard
     found |= {p: 'not a folder' for p in folders if os.path.lexists(p) and not p.is_dir()}
     if tokens and (folder/'data').is_dir():
@@ -162,7 +164,8 @@ def check_run_folder(folder, # of a run
     "Raise one ValueError that names every file of others under the names that a run writes"
     if found := in_the_way(folder, **kwargs):
         raise ValueError(f'out_dir={str(folder)!r} holds what slm-scratch did not write, '
-                         'under names that this run would use:\n' + '\n'.join(f'- {line}' for line in found)
+                         'under names that this run would use:\n'
+                         + '\n'.join(f'- {line}' for line in found)
                          + '\nChoose another out_dir, or move these files elsewhere')
 
 # %% ../../nbs/engine/outputs.ipynb #0251431f

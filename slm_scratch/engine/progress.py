@@ -136,7 +136,7 @@ def windows_from(
     block_size:int, # T
     seed:int=0, # of the run
 ) -> tuple: # x, y: (B, T) int64
-    "`get_batch`, from any window on: after a change of batch size, a batch can begin in the middle of one"
+    "`get_batch` from any window on, as it is needed after a change of batch size"
     i, late = divmod(first, batch_size)
     x, y = get_batch(data, i, batch_size, block_size, seed)
     if not late: return x, y
@@ -157,7 +157,7 @@ def due_evaluation(self:Progress,
 
 @patch
 def due_checkpoint(self:Progress,
-    checkpoint_every:int=None, # steps between checkpoints; None: at evaluations, and every 5 minutes
+    checkpoint_every:int=None, # steps; None: at evaluations, and every 5 minutes
     evaluated:bool=False, # was the model evaluated after this step?
 ) -> bool: # is it time to save?
     "By the clock on which all processes agreed"

@@ -54,13 +54,15 @@ def plot(self:History,
         fig, (a, b, c) = plt.subplots(1, 3, figsize=(7, 2.6), width_ratios=[2, 1, 1])
         for name, label, style in (('loss', 'training', '-'), ('val_loss', 'validation', 'o-')):
             a.plot(*self.column(name), style, ms=3, label=label)
-        for name, label, style in (('baseline', 'guessing', ':'), ('floor', 'entropy of the text', '--')):
-            for y in self.column(name)[1][:1]: a.axhline(y, ls=style, color='grey', lw=1, label=label)
+        lines = (('baseline', 'guessing', ':'), ('floor', 'entropy of the text', '--'))
+        for name, label, style in lines:
+            for y in self.column(name)[1][:1]:
+                a.axhline(y, ls=style, color='grey', lw=1, label=label)
         a.set(title='loss', xlabel='step', ylabel='nats per token', ylim=(0, None))
         a.legend(fontsize=8)
-        for ax, name in ((b, 'learning_rate'), (c, 'grad_norm')):
+        for ax, name, title in ((b, 'learning_rate', 'learning rate'), (c, 'grad_norm', 'gradient norm')):
             ax.plot(*self.column(name))
-            ax.set(title=name.replace('_', ' ').replace('grad ', 'gradient '), xlabel='step', ylim=(0, None))
+            ax.set(title=title, xlabel='step', ylim=(0, None))
         if path is None: return
         path = as_path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -187,14 +189,15 @@ def describe(
              f'{progress.step_tokens:,} tokens (block_size={T})',
              f'model: {count_parameters(cfg)["total"]:,} parameters; '
              f'training should need about {memory}',
-             f'precision: {str(plan.precision.dtype)[6:]} on {plan.device}; {plan.precision.reason}',
+             f'precision: {str(plan.precision.dtype)[6:]} on {plan.device}; '
+             f'{plan.precision.reason}',
              f'plan: {much}; files in {out_dir}']
     if T < cfg.max_seq_len and cfg.positions == 'learned':
         lines.append(f'note: positions from {T} on, of {cfg.max_seq_len}, '
                      'are not trained with this block_size')
     if widened:
-        lines.append(f'note: the weights were {" and ".join(widened)}, and are float32 from now on: '
-                     'steps are too small for fewer bits')
+        lines.append(f'note: the weights were {" and ".join(widened)}, and are float32 '
+                     'from now on: steps are too small for fewer bits')
     return '\n'.join(lines)
 
 def nothing_left(
@@ -216,7 +219,7 @@ def summary(
     progress, # a `Progress`
     stopped:str, # the signal that ended the run, or None
     resume_line:str, # what goes on with it
-) -> str:
+) -> str: # a line
     "What was reached, and the line that goes on"
     best = progress.best
     if run.unsaved:

@@ -28,11 +28,13 @@ def choose_block_size(
     batch_size:int, # B
     max_seq_len:int, # the model's window
 ) -> int: # T
-    "At most 256 and the model's window; shorter if the text would not fill a batch with different windows"
+    "At most 256 and the model's window; shorter if a short text would not fill a batch"
     return max(1, min(max_seq_len, 256, max(16, n_tokens//batch_size), n_tokens - 1))
 
-def is_token_pair(data_path):
-    "Is `data_path` a pair of prepared sets, and not a name, path or text? Raises ValueError if it is not two"
+def is_token_pair(
+    data_path, # as for `train`
+) -> bool:
+    "Is it a pair of prepared sets, not a name, path or text? Raises ValueError if it is not two"
     if not isinstance(data_path, (list, tuple)): return False
     if not any(isinstance(d, TokenDataset) for d in data_path): return False
     if len(data_path) == 2: return True
@@ -53,7 +55,8 @@ def read_data(
 def read_run(
     out_dir, # the run's folder
 ) -> tuple: # the newest good checkpoint (None if there is no run), and a line for each refused file
-    "last.pt, or best.pt if last.pt is damaged. Raises ValueError if a run is there but no file can be trusted"
+    """last.pt, or best.pt if last.pt is damaged.
+    Raises ValueError if a run is there but no file can be trusted"""
     refused, out_dir = [], as_path(out_dir, 'out_dir')
     for name in ('last.pt', 'best.pt'):
         path = out_dir/name
@@ -114,9 +117,11 @@ def run_differences(
 ) -> tuple: # lines about what can't be changed (model, vocabulary, data), lines about arguments
     "How two runs differ"
     there, here = old['model'], new['model']
-    hard = [f'model {k}: {v} there, {here.get(k)} here' for k, v in there.items() if v != here.get(k)]
+    hard = [f'model {k}: {v} there, {here.get(k)} here'
+            for k, v in there.items() if v != here.get(k)]
     if not hard and old.get('parameters') != new.get('parameters'):
-        hard.append('the parameters are others, have other shapes, or other ones of them are frozen')
+        hard.append('the parameters are others, have other shapes, '
+                    'or other ones of them are frozen')
     if old['vocabulary'] != new['vocabulary']: hard.append('the vocabulary is another one')
     if old['data'] != new['data']: hard.append('the data are others, or were changed')
     a, b = old['arguments'], new['arguments']
@@ -144,7 +149,7 @@ def check_same_run(
 
 # %% ../../nbs/engine/run.ipynb #b7571e69
 class Run:
-    "The folder of a run: checked, saved to, read, cleared. Of several processes only the first writes"
+    "The folder of a run: checked, saved to, read, cleared; only the first process writes"
     def __init__(self,
         out_dir, # the folder
         is_main:bool=True, # is this the process that writes?
@@ -157,9 +162,9 @@ class Run:
         self.no_model = None # why there is no model.pth
 
     def problem(self,
-        **what, # is going to be written, as for `in_the_way`
+        **what, # `what` is going to be written, as for `in_the_way`
     ): # str; None if a run can begin
-        "Why nothing can be written here, or what of others would be replaced"
+        "Why nothing can be written here, or which files of others `what` is written would replace"
         if not self.is_main: return None
         if found := folder_problem(self.out_dir): return found
         try: check_run_folder(self.out_dir, **what)
@@ -169,7 +174,8 @@ class Run:
         config:dict, # from `run_config`, of the run that was asked for
         how=True, # False: start over; 'changed': arguments may differ
     ): # a checkpoint; None: begin
-        "What the run goes on from. Raises ValueError if another run is here, or a run that cannot be trusted"
+        """What the run goes on from.
+        Raises ValueError if another run is here, or a run that cannot be trusted"""
         if how is False:
             self.clear()
             return None
@@ -280,8 +286,8 @@ def open_run(
     data_path, # as for `train`
     group, # the `ProcessGroup` that trains
     say, # prints a note
-) -> Run:
-    "The run's folder. Raises ValueError if nothing can be written there, or files of others would be replaced"
+) -> Run: # in its folder
+    "Raises ValueError if nothing can be written there, or files of others would be replaced"
     run = Run(config.out_dir or Path('runs')/data_name(data_path), group.is_main, say)
     problem = run.problem(keep_every=config.keep_every, tokens=not is_token_pair(data_path),
                           tensorboard=config.tensorboard, fresh=config.resume is False)
