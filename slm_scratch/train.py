@@ -48,7 +48,7 @@ def cross_entropy(
 
 # %% ../nbs/04_train.ipynb #afab52a6
 class AdamWReference:
-    "AdamW by hand (Kingma and Ba, 2015; Loshchilov and Hutter, 2019): the oracle for `torch.optim.AdamW`"
+    "AdamW by hand (Loshchilov and Hutter, 2019): the oracle for `torch.optim.AdamW`"
     def __init__(self,
         params, # tensors with a `.grad`
         lr:float=1e-3, # size of a step
@@ -56,7 +56,8 @@ class AdamWReference:
         eps:float=1e-8, # keeps the division finite
         weight_decay:float=.01, # share of each weight taken away in a step, times `lr`
     ):
-        self.params, self.lr, self.betas, self.eps, self.wd, self.t = list(params), lr, betas, eps, weight_decay, 0
+        self.params, self.lr, self.betas, self.eps = list(params), lr, betas, eps
+        self.wd, self.t = weight_decay, 0
         self.m = [torch.zeros_like(p) for p in self.params] # average gradient
         self.v = [torch.zeros_like(p) for p in self.params] # average squared gradient
 
@@ -93,7 +94,7 @@ def wsd_schedule(
     warmup_steps:int=0, # steps that climb to the highest rate
     decay:float=.4, # the last part of the run, that goes down
 ) -> float: # the rate of this step
-    "Warm-up, stable, then a straight line down (Hu et al., 2024): the plan need not be known until the decay begins"
+    "Warm-up, stable, then a straight line down (Hu et al., 2024)"
     if step < warmup_steps: return learning_rate * (step + 1)/warmup_steps
     left = min(1, max(0, (1 - step/steps)/decay))
     return min_lr + (learning_rate - min_lr) * left
@@ -108,9 +109,9 @@ class TrainConfig:
     out_dir:str|Path=None # the run's folder; None: runs/<name of the data>
     max_steps:int=None # optimizer steps; wins over `epochs`
     max_minutes:float=None # time limit; the schedule is planned against the clock
-    block_size:int=None # T: tokens in a window; None: at most 256 and `max_seq_len`, fewer for a short text
+    block_size:int=None # T: tokens in a window; None: at most 256, fewer for a short text
     grad_accum:int=1 # batches for one optimizer step
-    warmup_steps:int=None # steps that climb to `learning_rate`; None: a tenth of the run, at most 100
+    warmup_steps:int=None # steps up to `learning_rate`; None: a tenth of the run, at most 100
     min_lr:float=None # the last rate; None: `learning_rate`/10
     weight_decay:float=.1 # pull to zero, for matrices
     grad_clip:float=1. # longest gradient; None: no limit
@@ -122,11 +123,11 @@ class TrainConfig:
     checkpoint_every:int=None # steps between checkpoints; None: at evaluations, and every 5 minutes
     keep_every:int=None # also keep step-N.pt every N steps
     log_every:int=10 # steps between rows of the history
-    resume:bool|str=True # True: go on if `out_dir` has a run; False: start over; 'changed': go on although arguments differ
+    resume:bool|str=True # go on with the run in `out_dir`; False: start over; 'changed': options may differ
     seed:int=0 # of batches and dropout
-    checkpoint_activations:bool=False # keep only the input of each block and compute the rest again: less memory, more time
+    checkpoint_activations:bool=False # compute activations twice: less memory, more time
     tensorboard:bool=False # also write the history for TensorBoard, if that is installed
-    shard:bool=False # share out weights, gradients and moments among the processes (FSDP2), for a model that does not fit on one card
+    shard:bool=False # split weights, gradients and moments over the processes (FSDP2)
     compile:bool=False # try `torch.compile`
     device:str|torch.device=None # where to train; None: the best there is
     verbose:bool=True # report, and show a progress bar
@@ -134,7 +135,8 @@ class TrainConfig:
 
     def __post_init__(self, max_seq_len):
         for f in fields(self):
-            if f.name != 'out_dir': object.__setattr__(self, f.name, as_number(getattr(self, f.name)))
+            if f.name == 'out_dir': continue
+            object.__setattr__(self, f.name, as_number(getattr(self, f.name)))
         if problems := argument_problems(self, max_seq_len):
             count = f'train got {len(problems)} wrong argument(s):'
             raise ValueError('\n- '.join([count, *problems]))
@@ -172,15 +174,16 @@ class LanguageModelTrainer:
 @patch
 @takes_fields(TrainConfig)
 def train(self:LanguageModelTrainer,
-    data_path='tales', # a .txt file, a folder of them, a prepared file, 'tales', 'tinystories', or a pair of `TokenDataset`s (train, valid)
+    data_path='tales', # file, folder, list, 'tales', 'tinystories', or two `TokenDataset`s
     config:TrainConfig=None, # options, made before
     **options, # fields of `TrainConfig`; they win over `config`
-) -> History: # rows of measurements; afterwards the model holds the best weights, in evaluation mode
+) -> History: # rows of measurements; the model then holds the best weights, in evaluation mode
     """Train the model. Ctrl-C stops after the step in progress and saves; the same call goes on.
-    With `shard` the model itself stays in main memory, and at the end it has the best weights, whole, in every process.
+    With `shard` the model stays in main memory, and has the best weights at the end, in every process.
 
-    Raises, before anything is written, one ValueError that names every wrong argument, one for a model that
-    cannot be trained and one for files of others in `out_dir`; FloatingPointError if the loss is not finite."""
+    Raises, before anything is written, one ValueError that names every wrong argument, one for a
+    model that cannot be trained and one for files of others in `out_dir`;
+    FloatingPointError if the loss is not finite."""
     with self.session(data_path, config, **options):
         self.loop()
         return self.finish()
