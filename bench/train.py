@@ -26,28 +26,24 @@ def batches(B, T, seed=0):
 
 # ---- the steps: each function returns step(x, y) → loss ----
 
-def ours(precision, *more):
+around = ExitStack() # what surrounds all steps of a worker
+
+def random_tokens(n=10**6, seed=0):
+    "A `TokenDataset` of one document of random tokens: what they say does not matter for speed"
+    import numpy as np
+    from slm_scratch.data import TokenDataset
+    ids = np.random.default_rng(seed).integers(SIZES['vocab_size'], size=n, dtype=np.uint16)
+    return TokenDataset(ids, np.array([0]), np.array([4*n]), np.array([np.nan]), dict(fingerprint='random'))
+
+def ours(precision, B, T, *more):
     "The step of `LanguageModelTrainer`, batch and all; `more` may hold 'recompute' and 'compile'"
-    import torch
-    from types import SimpleNamespace
     from slm_scratch import LanguageModelTrainer, ModelConfig, SmallLanguageModel
-    from slm_scratch.engine.device import retain_malloc
-    from slm_scratch.engine.loss import activation_checkpointing
-    from slm_scratch.train import check_arguments
     trainer = LanguageModelTrainer(SmallLanguageModel(ModelConfig(**SIZES)))
-    arguments = dict(precision=precision, device='cpu', verbose=False, compile='compile' in more)
-    trainer.args = check_arguments(arguments, trainer.model.config)
-    trainer.device, trainer.tokenizer_state = torch.device('cpu'), lambda: None
-    trainer.max_steps, trainer.out_dir = 10**6, Path('nowhere')
-    trainer.set_up()
-    around = ExitStack() # what `loop` puts around all steps
-    recompute = 'recompute' in more
-    around.enter_context(kept_memory('cpu', not recompute))
-    around.enter_context(forgetful(trainer.model, recompute))
-    def step(x, y, around=around):
-        trainer.micro_batch = lambda i: (x, y)
-        return trainer.train_step()[0]
-    return step
+    options = dict(precision=precision, batch_size=B, block_size=T, max_steps=10**6, device='cpu', verbose=False,
+                   out_dir=around.enter_context(tempfile.TemporaryDirectory()),
+                   compile='compile' in more, checkpoint_activations='recompute' in more)
+    around.enter_context(trainer.session((random_tokens(), None), **options))
+    return lambda x, y: trainer.train_step()[0] # it takes batches of its own, of the same shape
 
 def nanogpt(path):
     "The step of nanoGPT's train.py, with gradient accumulation 1"
@@ -88,10 +84,12 @@ def plain_step(model, opt, loss_of):
         return loss.item()
     return step
 
-def make(name, path):
+def make(name, path, B, T):
+    "The step of that name"
     if name == 'nanogpt': return nanogpt(path)
     if name == 'transformers': return huggingface()
-    return ours(*name.split('-')[1:])
+    _, precision, *more = name.split('-')
+    return ours(precision, B, T, *more)
 
 # ---- a worker: a process that makes one step after another, when it is told to ----
 
@@ -109,14 +107,14 @@ def worker(name, path, B, T):
     before, data = peak(), batches(B, T)
     import torch
     torch.manual_seed(0)
-    step = make(name, path)
-    for _ in sys.stdin:
-        x, y = next(data)
-        t = time.perf_counter()
-        loss = step(x, y)
-        seconds = time.perf_counter() - t
-        answer = dict(seconds=seconds, loss=float(loss), peak=peak() - before)
-        print(json.dumps(answer), file=out, flush=True)
+    step = make(name, path, B, T)
+    with around:
+        for _ in sys.stdin:
+            x, y = next(data)
+            t = time.perf_counter()
+            loss = step(x, y)
+            told = dict(seconds=time.perf_counter() - t, loss=float(loss), peak=peak() - before)
+            print(json.dumps(told), file=out, flush=True)
 
 class Worker:
     "The other end of a `worker`"

@@ -14,13 +14,16 @@ import torch
 from torch import nn
 from slm_scratch.engine.tales import tales
 from slm_scratch.data import TokenDataset
-from slm_scratch.engine import run as run_room
-from slm_scratch.engine.prepare import prepare
+from slm_scratch.engine import outputs
+from slm_scratch.engine.corpus import prepare
 from slm_scratch.engine.files import TMP, safe_load
 from slm_scratch.model import ModelConfig, SmallLanguageModel
 from slm_scratch.tokenizer import Tokenizer
-from slm_scratch.train import LanguageModelTrainer, bare_model, check_arguments, evaluate
-from slm_scratch.train import forgetful, language_model_loss, windows_from
+from slm_scratch.engine.loss import activation_checkpointing, language_model_loss
+from slm_scratch.engine.evaluate import evaluate
+from slm_scratch.engine.checks import bare_model
+from slm_scratch.engine.progress import windows_from
+from slm_scratch.train import check_arguments, LanguageModelTrainer, TrainConfig
 
 TEXTS = [t.text for t in tales(16)]
 EOT = '\n<|endoftext|>\n'
@@ -170,13 +173,11 @@ def test_foreign_links_and_folders(name, train, text, tmp_path):
 def test_foreign_unreadable(train, tmp_path):
     "A file that cannot be read is nobody's to replace"
     train()
-    real = run_room.is_blank
+    real = outputs.is_blank
     def closed(path):
         if path.name == 'best.pt': raise PermissionError(13, 'Permission denied')
         return real(path)
-    with mock.patch.object(run_room, 'is_blank', closed):
-        with pytest.raises(ValueError, match='best.pt: a file that cannot be read'):
-            train(resume=False)
+    with mock.patch.object(outputs, 'is_blank', closed), pytest.raises(ValueError, match='best.pt: a file that cannot be read'): train(resume=False)
 
 def test_foreign_file_that_comes_during_the_run(train, model, tmp_path, capsys):
     "What somebody puts there while we train is not replaced either; the run goes on and says so"
@@ -247,9 +248,8 @@ def test_numbers_of_numpy_and_torch(kind, train, tmp_path):
     train(**NUMBERS, out_dir=tmp_path/'plain')
     train(**wrap(NUMBERS), **other, out_dir=tmp_path/'theirs')
     assert same(weights(tmp_path/'plain'), weights(tmp_path/'theirs'))
-    theirs = torch.load(tmp_path/'theirs'/'last.pt', weights_only=True)
-    assert theirs['identity'] == safe_load(tmp_path/'plain'/'last.pt')['identity']
-    h = train(**wrap(NUMBERS | dict(max_steps=6)), out_dir=tmp_path/'plain')
+    assert torch.load(tmp_path/'theirs'/'last.pt', weights_only=True)['run_config'] == safe_load(tmp_path/'plain'/'last.pt')['run_config']
+    h = train(**{k: wrap(v) for k, v in (NUMBERS | dict(max_steps=6)).items()}, out_dir=tmp_path/'plain')
     assert h[-1]['step'] == 6
 
 @pytest.mark.parametrize('name', NUMBERS)
@@ -272,8 +272,7 @@ def test_words_refused(kw, train):
 
 def test_numbers_fraction_becomes_float(train, tmp_path):
     train(learning_rate=Fraction(1, 400), max_steps=2)
-    identity = safe_load(tmp_path/'run'/'last.pt')['identity']
-    assert identity['arguments']['learning_rate'] == 1/400
+    assert safe_load(tmp_path/'run'/'last.pt')['run_config']['arguments']['learning_rate'] == 1/400
 
 # ---- paths ----
 
@@ -591,7 +590,7 @@ def test_history_of_a_run_is_known(train, tmp_path):
     for ours, data in ((True, whole), (True, whole[:-20]), (True, whole[:25]),
                        (False, whole + b'{"loss": 1}\n'), (False, b'[1]\n'), (False, step_alone)):
         path.write_bytes(data)
-        assert run_room.is_history(path) == ours, data[-60:]
+        assert outputs.is_history(path) == ours, data[-60:]
 
 # ---- evaluate ----
 

@@ -48,8 +48,9 @@ def without_times(lines):
 
 def checkpoint_without_times(path):
     s = safe_load(path)
-    rows = without_times(s.pop('history'))
-    return s | dict(elapsed=0, evaluated=s['evaluated'][0], sums=s['sums'][:2], rows=rows)
+    rows = [{k: v for k, v in json.loads(l).items() if k not in ('seconds', 'tokens_per_second')} for l in s.pop('history').splitlines()]
+    sums = {k: v for k, v in s['sums'].items() if k != 'seconds'}
+    return s | dict(elapsed=0, evaluated=s['evaluated']['step'], sums=sums, rows=rows)
 
 def differences(a, b, at=''):
     "Places where two nested values are not equal, bit for bit"
@@ -426,16 +427,16 @@ def local(tensors):
     "How many numbers of these tensors this process holds"
     return sum((t.to_local() if hasattr(t, 'to_local') else t).numel() for t in tensors)
 
-class MemoryTrainer(CallbackTrainer):
-    "Notes how many numbers of weights, gradients and averages this process holds"
-    def check_finite(self, *args): # after `backward`, before the step
+class Weighing(Ticking):
+    "Notes how many numbers of weights, gradients and moments this process holds, and where it was"
+    def set_up(self, data_path):
+        super().set_up(data_path)
+        self.optimizers[0].register_step_pre_hook(self.weigh) # after `backward`, before the step
+        Weighing.last = self
+    def weigh(self, *_):
         params = list(self.model.parameters())
-        states = [s for o in self.optimizers for s in o.state.values()]
-        averages = [v for s in states for v in s.values() if v.dim()]
-        gradients = [p.grad for p in params]
-        MemoryTrainer.held = [local(params), local(gradients), local(averages)]
-        MemoryTrainer.last = self
-        super().check_finite(*args)
+        moments = [v for o in self.optimizers for s in o.state.values() for v in s.values() if v.dim()]
+        Weighing.held = [sum(map(local, ts)) for ts in (params, [p.grad for p in params], moments)]
 
 class SkewedTrainer(MemoryTrainer):
     "The second process has another clock, and `facts` give it another speed of bf16"
@@ -454,8 +455,8 @@ def sharded_note(model, error):
 def sharded_job(job):
     "What each of the processes does: some runs, one after the other, with a note after each"
     from unittest import mock
-    from slm_scratch import train
-    rank, workdir, out = int(os.environ['RANK']), Path(job['workdir']), Path(job['out'])
+    from slm_scratch.engine import device, run
+    rank, desk, out = int(os.environ['RANK']), Path(job['desk']), Path(job['out'])
     def full(obj, path): raise OSError(28, 'No space left on device')
     def facts(device): return dict(type='cpu', name='CPU', capability=None, bf16=.5 if rank else 2.)
     def sharded_run(name, trainer=MemoryTrainer, **kw):
@@ -468,15 +469,14 @@ def sharded_job(job):
         except FloatingPointError as e: error = str(e)
         model, = models
         if rank: model(torch.zeros(1, 3, dtype=torch.long)) # alone: nothing of it may be elsewhere
-        torch.save(sharded_note(model, error), out/f'{name}-{rank}.note')
-    sharded_run('adamw', checkpoint_activations=True)
-    sharded_run('fp16', precision='fp16')
-    with mock.patch.object(train, 'atomic_save', full): sharded_run('full disk')
-    with mock.patch.object(train, 'device_facts', facts):
-        sharded_run('skewed', SkewedTrainer, precision='auto', checkpoint_every=None, max_steps=3)
-    sharded_run('diverging', learning_rate=1e18, warmup_steps=0, grad_clip=None)
-    train_cli(str(workdir/'story.txt'), out_dir=str(out/'from one'), grad_accum=2, shard=True,
-              **OPTIONS)
+        torch.save(dict(held=Weighing.held, saved=not Weighing.last.run.unsaved, precision=Weighing.last.plan.name, error=error, training=model.training,
+                        model=dict(model.state_dict()), kind=[type(model).__name__, Weighing.last.model is model]), out/f'{name}-{rank}.note')
+    life('adamw', checkpoint_activations=True)
+    life('fp16', precision='fp16')
+    with mock.patch.object(run, 'atomic_save', full): life('full disk')
+    with mock.patch.object(device, 'device_info', facts): life('hasty', Hasty, precision='auto', checkpoint_every=None, max_steps=3)
+    life('wild', learning_rate=1e18, warmup_steps=0, grad_clip=None)
+    train_cli(str(desk/'story.txt'), out_dir=str(out/'from one'), grad_accum=2, shard=True, **OPTIONS)
 
 @pytest.fixture(scope='module')
 def sharded_runs(parallel_runs, workdir):

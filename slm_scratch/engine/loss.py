@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint as recompute
+from torch.utils.checkpoint import checkpoint
 from ..model import SmallLanguageModel
 
 # %% ../../nbs/engine/loss.ipynb #ad2d193b
@@ -28,7 +28,7 @@ def bits_per_byte(
 
 # %% ../../nbs/engine/loss.ipynb #f57be0e6
 class ChunkedCrossEntropy(torch.autograd.Function):
-    "Head and loss of a few rows at a time; what is kept is the gradient, not the logits (idea: Liger kernel, Hsu et al., 2024)"
+    "Head and loss of a few rows at a time, keeping the gradient, not the logits (as Liger kernel, Hsu et al., 2024)"
     @staticmethod
     def forward(ctx, # PyTorch's, for what `backward` needs
         h, # (N, C) hidden vectors
@@ -40,14 +40,16 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         wide = torch.promote_types(dtype, torch.float32)
         w, loss, dh, dW = W.to(dtype), 0., torch.empty_like(h), torch.zeros_like(W)
         for hs, ys, out in zip(h.split(rows), y[:, None].split(rows), dh.split(rows)):
-            hs, z, p = hs.to(dtype), None, None                                       # the table before this one goes before this one comes
-            z = (hs @ w.T).to(wide)                                                   # (rows, V), and all that follows is in place
-            z -= z.amax(-1, keepdim=True)                                             # so that nothing overflows
+            z = p = None                                     # free the last chunk before allocating the next
+            hs = hs.to(dtype)
+            z = (hs @ w.T).to(wide)                          # (rows, V); all that follows is in place
+            z -= z.amax(-1, keepdim=True)                    # so that nothing overflows
             right = z.gather(1, ys)
             total = z.exp_().sum(-1, keepdim=True)
             loss += (total.log() - right).sum()
             if not any(ctx.needs_input_grad): continue
-            p = z.div_(total).scatter_add_(1, ys, torch.full_like(ys, -1, dtype=wide)).to(dtype) # N times the gradient of the logits
+            minus_truth = torch.full_like(ys, -1, dtype=wide)
+            p = z.div_(total).scatter_add_(1, ys, minus_truth).to(dtype) # N times the logits' gradient
             out.copy_(p @ w)
             dW = dW.addmm_(p.T, hs) if dW.dtype == dtype else dW.add_(p.T @ hs)       # (V, C)
         ctx.save_for_backward(dh, dW)
@@ -83,10 +85,10 @@ def activation_checkpointing(
     model:SmallLanguageModel, # its blocks, until the context ends
     on:bool=True, # False: do nothing
 ):
-    "Within, blocks keep only what they read and compute the rest again for the gradient, with the same dropout"
+    "Within, blocks keep only their input and compute the rest again, with the same dropout"
     blocks = list(model.blocks) if on else []
     own = [vars(b).get('forward') for b in blocks] # of a block that its owner patched; else None
-    for b in blocks: b.forward = partial(recompute, b.forward, use_reentrant=False)
+    for b in blocks: b.forward = partial(checkpoint, b.forward, use_reentrant=False)
     try: yield
     finally:
         for b, forward in zip(blocks, own):
@@ -102,7 +104,9 @@ def language_model_loss(
 ): # nats a token, the mean; float32 also where products are in sixteen bits
     "How surprised the model is by what comes next"
     if own_head is None: own_head = has_own_head(model)
-    if own_head: return chunked_cross_entropy(model.hidden_states(x).flatten(0, 1), model.lm_head.weight, y.flatten())
+    if own_head:
+        h = model.hidden_states(x).flatten(0, 1)             # (B·T, C)
+        return chunked_cross_entropy(h, model.lm_head.weight, y.flatten())
     z = model(x)                                              # (B, T, V)
     z = z.to(torch.promote_types(z.dtype, torch.float32))
     return F.cross_entropy(z.flatten(0, 1), y.flatten())
@@ -112,7 +116,7 @@ _FORWARD = SmallLanguageModel.forward
 def has_own_head(
     model:SmallLanguageModel, # the model
 ) -> bool:
-    "Are the logits the product with `lm_head.weight` and nothing else? Not if somebody replaced or hooked the head"
+    "Are the logits the product with `lm_head.weight` and nothing else?"
     parts = (model, model.lm_head)
     patched = any('forward' in vars(m) or m._forward_hooks or m._forward_pre_hooks for m in parts)
     plain = type(model.lm_head) is nn.Linear and model.lm_head.bias is None
