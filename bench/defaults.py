@@ -2,7 +2,7 @@
 python bench/defaults.py TEXT [MINUTES of each, 1 if not given]."""
 import os, subprocess, sys, tempfile
 from pathlib import Path
-from slm_scratch.train import History
+from slm_scratch.engine.report import History
 
 text = os.path.abspath(sys.argv[1])
 minutes = float(sys.argv[2]) if len(sys.argv) > 2 else 1.

@@ -6,7 +6,7 @@ import pytest
 import slm_scratch.engine.demo # the fourth program
 from slm_scratch.engine.options import help_text, options_of, read_words
 from slm_scratch.engine.shell import PROGRAMS
-from slm_scratch.engine.corpus import CORPORA
+from slm_scratch.engine.download import CORPORA
 
 small = ('--d_model 32 --n_heads 2 --n_layers 1 --max_seq_len 32 --vocab 300 --batch_size 4 '
          '--device cpu').split()

@@ -15,7 +15,7 @@ from slm_scratch.attention import MultiHeadAttention
 from slm_scratch.engine import changes, fast, int8
 import slm_scratch.engine.lens # gives the model two methods
 from slm_scratch.engine.changes import changed_parts
-from slm_scratch.engine.evaluate import MemorizationIndex
+from slm_scratch.engine.memorization import MemorizationIndex
 from slm_scratch.engine.fast import FastDecoder, TopKHead, topk_head
 from slm_scratch.generate import Decoder, GenerationConfig, Sampler, choose_decoder
 from slm_scratch.generate import keep_min_p, keep_top_k, keep_top_p, penalize_repeats, sample

@@ -4,7 +4,7 @@ import copy, json, random, warnings
 from pathlib import Path
 import numpy as np
 import pytest
-from slm_scratch.engine.formats import GPT2_CUTS, from_hf_tokenizer, to_hf_tokenizer
+from slm_scratch.engine.hf_tokenizer import GPT2_CUTS, from_hf_tokenizer, to_hf_tokenizer
 from slm_scratch.tokenizer import EOT, BYTE_TO_UNICODE, Tokenizer, count_words, train_bpe, train_bpe_naive
 
 story = ('The little fox lost her lantern. She looked under the old oak, and behind the mill. '

@@ -15,7 +15,7 @@ from torch import nn
 from slm_scratch.engine.tales import tales
 from slm_scratch.data import TokenDataset
 from slm_scratch.engine import outputs
-from slm_scratch.engine.corpus import prepare
+from slm_scratch.engine.prepare import prepare
 from slm_scratch.engine.files import TMP, safe_load
 from slm_scratch.model import ModelConfig, SmallLanguageModel
 from slm_scratch.tokenizer import Tokenizer
