@@ -97,8 +97,8 @@ ENGINES = {
 
 def here():
     "The engines without those that this processor could only emulate: bf16 takes minutes then"
-    from slm_scratch.train import device_facts
-    native = device_facts('cpu')['bf16']
+    from slm_scratch.engine.device import device_info
+    native = device_info('cpu')['bf16']
     if not native: print('transformers, bf16: skipped (no bf16 in this processor; --only names it)')
     return [name for name in ENGINES if native or 'bf16' not in name]
 

@@ -20,16 +20,20 @@ _start_program()
 # than one; this shorter one costs nothing on a quiet machine. (Read by GNU's OpenMP, if torch is not imported yet.)
 _os.environ.setdefault('GOMP_SPINCOUNT', '30000')
 from .tokenizer import Tokenizer
-from .engine.tales import TaleGrammar, check_tale
+from .engine import gpt2 as _gpt2, encode as _encode, vocab as _vocab
+from .engine.grammar import TaleGrammar
+from .engine.tales import check_tale
 from .engine.corpus import read_texts
 from .model import ModelConfig, MODEL_CONFIG, PRESETS, SmallLanguageModel
-# These give `SmallLanguageModel` its methods: save and load, other formats, int8, generate and stream.
-from .engine import weights as _weights, formats as _formats, int8 as _int8
-from . import generate as _generate
-from .engine import fast as _fast
+# These give their methods to `Tokenizer` (above) and `SmallLanguageModel`.
+from .engine import variants as _variants, weights as _weights, huggingface as _huggingface
+from .engine import formats as _formats, int8 as _int8
+from .generate import GenerationConfig
+from .engine import fast as _fast, lens as _lens
 from .engine.evaluate import evaluate
-from .train import LanguageModelTrainer
-del _weights, _formats, _int8, _generate, _fast
+from .train import LanguageModelTrainer, TrainConfig
+del _gpt2, _encode, _vocab, _variants, _weights, _huggingface, _formats, _int8, _fast, _lens
 
-__all__ = ['Tokenizer', 'ModelConfig', 'MODEL_CONFIG', 'PRESETS', 'SmallLanguageModel', 'LanguageModelTrainer', 'evaluate',
+__all__ = ['Tokenizer', 'ModelConfig', 'MODEL_CONFIG', 'PRESETS', 'SmallLanguageModel',
+           'LanguageModelTrainer', 'TrainConfig', 'GenerationConfig', 'evaluate',
            'TaleGrammar', 'check_tale', 'read_texts']

@@ -127,11 +127,8 @@ class MultiHeadAttention(nn.Module):
                 cache=None, # as in `qkv_so_far`
                 mask:Tensor=None, # bool, fits (B, H, T, S), True = may attend; default: causal
                 cos_sin:tuple=None, # as in `qkv_so_far`
-                turn:tuple=None, # architect: remove
                ) -> Tensor: # (B, T, C)
         "For each position, the weighted sum over the positions that it may attend to"
-        cos_sin = cos_sin or turn # architect: remove
-        if cos_sin: apply_rotary_emb # architect: remove, once changes.FORMULAS has 'qkv_so_far'
         if mask is not None and mask.dtype != torch.bool:
             raise ValueError(f'a mask of {mask.dtype} would be added to the scores: pass a bool '
                              'mask, True where a query may attend')
@@ -147,10 +144,8 @@ class MultiHeadAttention(nn.Module):
                           cache=None, # as in `forward`: the new positions are added
                           mask:Tensor=None, # as in `forward`
                           cos_sin:tuple=None, # as in `forward`
-                          turn:tuple=None, # architect: remove
                          ) -> Tensor: # (B, H, T, S)
         "The weights with which `forward` sums, by hand: the fused kernel never holds them"
-        cos_sin = cos_sin or turn # architect: remove
         q, k, v = self.qkv_so_far(x, cache, cos_sin)
         if mask is None: mask = causal_mask(q.shape[2], k.shape[2], x.device)
         return scaled_dot_product(q, k, v, mask)[1]
@@ -195,7 +190,6 @@ class KVCache:
         self.k[:, :, n:S], self.v[:, :, n:S] = k, v
         self.length = S
         return self.k[:, :, :S].to(k.dtype), self.v[:, :, :S].to(v.dtype)
-    append = update # architect: remove
 
     @property
     def nbytes(self) -> int: # bytes, whether filled or not

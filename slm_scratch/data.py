@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 from .engine.files import as_path, atomic_write
-from .tokenizer import replace_surrogates
+from .engine.entries import replace_surrogates
 
 # %% ../nbs/01_data.ipynb #bbfda643
 def token_dtype(

@@ -13,7 +13,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 from .engine.files import as_number, is_real, is_whole
-from .engine.options import takes_fields
+from .engine.signatures import takes_fields
 from .attention import padding_mask
 from .model import SmallLanguageModel
 from .engine.int8 import widened

@@ -125,14 +125,14 @@ class Block(nn.Module):
     def forward(self, x, # (B, T, C) the residual stream
                 cache=None, # `KVCache` of this layer: T new tokens after `cache.length` old ones
                 mask=None, # bool, broadcastable to (B, H, T, S), True = may look; None = causal
-                turn=None, # from `rope_cos_sin`, for rotary positions: see engine/variants
+                cos_sin=None, # from `rope_cos_sin`, for rotary positions: see engine/variants
                ): # (B, T, C) the stream, read twice and added to twice
-        x = x + self.drop(self.attn(self.norm1(x), cache, mask, turn))
+        x = x + self.drop(self.attn(self.norm1(x), cache, mask, cos_sin))
         return x + self.drop(self.mlp(self.norm2(x)))
 
-    def attention_weights(self, x, mask=None, turn=None): # (B, T, C), … → (B, H, T, T)
+    def attention_weights(self, x, mask=None, cos_sin=None): # (B, T, C), … → (B, H, T, T)
         "Who looks at whom, for a stream `x` that this block reads"
-        return self.attn.attention_weights(self.norm1(x), mask, turn)
+        return self.attn.attention_weights(self.norm1(x), mask=mask, cos_sin=cos_sin)
 
 # %% ../nbs/03_model.ipynb #05e52a39
 def init_weights(model:nn.Module, # changed in place
@@ -177,11 +177,11 @@ class SmallLanguageModel(nn.Module):
                      ): # (B, T, C), ready for `lm_head`; or a list of L+1, not normed yet
         "One vector for each token: the model without its last matrix"
         if positions is None: positions = next_positions(ids, caches, self.config.max_seq_len)
-        turn = VARIANTS['positions'].cos_sin(self.config, positions)
+        cos_sin = VARIANTS['positions'].cos_sin(self.config, positions)
         x = self.drop(self.embed(ids, positions))
         layers = [x]
         for i, block in enumerate(self.blocks):
-            x = block(x, caches[i] if caches else None, mask, turn)
+            x = block(x, caches[i] if caches else None, mask, cos_sin)
             if every_layer: layers.append(x)
         return layers if every_layer else self.final_norm(x)
 
@@ -243,7 +243,7 @@ def _set_tokenizer(self, tokenizer):
     V = self.config.vocab_size
     if tokenizer and tokenizer.vocab_size != V:
         n = tokenizer.vocab_size
-        with_unused_rows = f', or Tokenizer(tokenizer.encoding, vocab_size={V})' if n < V else ''
+        with_unused_rows = f', or tokenizer.padded({V})' if n < V else ''
         raise ValueError(f'the tokenizer has {n} tokens, the config has vocab_size={V}: '
                          f'use ModelConfig(vocab_size={n}), or the tokenizer that belongs to this '
                          f'model{with_unused_rows}')
@@ -274,9 +274,9 @@ def attention_weights(self:SmallLanguageModel, ids, # (B, T) int64
                      ) -> list: # L tensors (B, H, T, T)
     "Who looks at whom, in each block"
     if positions is None: positions = next_positions(ids, None, self.config.max_seq_len)
-    turn = VARIANTS['positions'].cos_sin(self.config, positions)
+    cos_sin = VARIANTS['positions'].cos_sin(self.config, positions)
     layers = self.hidden_states(ids, None, positions, mask, every_layer=True)
-    return [block.attention_weights(x, mask, turn) for block, x in zip(self.blocks, layers)]
+    return [block.attention_weights(x, mask, cos_sin) for block, x in zip(self.blocks, layers)]
 
 # %% ../nbs/03_model.ipynb #18cf4ddc
 @patch(cls_method=True)

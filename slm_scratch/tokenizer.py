@@ -239,10 +239,6 @@ class Tokenizer:
                  in_text=(), # special tokens that a text turns into if it spells them
                  name:str=None, # shown, and kept in files; default: bpe and the number of tokens
                 ):
-        if isinstance(ranks, tiktoken.Encoding): # architect: remove these four lines
-            if pattern != GPT2_PATTERN: vocab_size, in_text = pattern, special_tokens or in_text
-            name, pattern, special_tokens = ranks.name, ranks._pat_str, ranks._special_tokens
-            ranks = ranks._mergeable_ranks
         self.ranks = ranks
         self.pattern = pattern
         self.special_tokens = special_tokens or {EOT: len(ranks)}
@@ -297,9 +293,6 @@ def _check_special(tok):
             if a != b and (a.startswith(b) or b.startswith(a)):
                 raise ValueError(f'the added tokens {a!r} and {b!r} begin alike, so that a text '
                                  'could be read in two ways; rename one')
-
-def _encoding(name, ranks, pattern=GPT2_PATTERN, special=None): # architect: remove
-    return Tokenizer(ranks, pattern, special, name=name).encoding
 
 # %% ../nbs/00_tokenizer.ipynb #49091e97
 def has_long_whitespace(text:str, # any text
@@ -377,6 +370,3 @@ def train(cls:Tokenizer,
         warnings.warn('the text ran out of pairs that occur twice: the vocabulary has '
                       f'{len(ranks)+1} ids, not {vocab_size}. More text gives more', stacklevel=2)
     return cls(ranks, pattern)
-
-# %% ../nbs/00_tokenizer.ipynb #f0a7d98c
-from .engine import encode as _e, gpt2 as _g, vocab as _v # architect: remove this cell

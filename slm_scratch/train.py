@@ -32,7 +32,8 @@ from .engine.report import describe, History, loss_references, metrics, mfu
 from .engine.report import nothing_left, open_writer, progress_bar, resume_command
 from .engine.report import show_step, summary, write_scalars
 from .engine.checks import argument_problems, bare_model, check_finite, check_model
-from .engine.checks import plain_arguments, takes_fields, widen
+from .engine.checks import plain_arguments, widen
+from .engine.signatures import takes_fields
 with warnings.catch_warnings(): # without ipywidgets there is the plain bar, and no warning
     warnings.simplefilter('ignore')
     from tqdm.auto import tqdm

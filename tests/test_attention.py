@@ -2,7 +2,7 @@
 import numpy as np, pytest, torch
 from torch.nn import functional as F
 from slm_scratch.attention import (KVCache, MultiHeadAttention, causal_mask, padding_mask,
-                                   rotary_turn, rotate, scaled_dot_product, softmax)
+                                   rope_cos_sin, apply_rotary_emb, scaled_dot_product, softmax)
 
 ODD = [(1, 1, 1, 1), (2, 3, 5, 7), (3, 1, 11, 2), (1, 5, 2, 13)] # B, H, T, hs
 

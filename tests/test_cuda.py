@@ -77,8 +77,8 @@ def test_auto_takes_what_the_card_has(file):
     trainer.train(file, out_dir=file.parent/'run', **short)
     assert trainer.device.type == 'cuda', 'the best there is'
     wanted = torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16
-    assert trainer.precision.dtype == wanted
-    assert trainer.precision.scaler == (wanted == torch.float16)
+    assert trainer.plan.precision.dtype == wanted
+    assert trainer.plan.precision.scaler == (wanted == torch.float16)
 
 @pytest.mark.parametrize('kw', [dict(precision='fp16', schedule='wsd'), dict(precision='bf16'),
                                 dict(optimizer='muon', checkpoint_activations=True)], ids=str)

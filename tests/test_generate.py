@@ -386,13 +386,13 @@ def patched(owner, name, value):
     finally: setattr(owner, name, old)
 
 def relu_squared(self, x): return self.proj(F.relu(self.fc(x)).square())
-def parallel(self, x, cache=None, mask=None, turn=None):
-    return x + self.mlp(self.norm2(x)) + self.attn(self.norm1(x), cache, mask, turn)
-def no_attention(self, x, cache=None, mask=None, turn=None): return x + self.mlp(self.norm2(x))
-def shifted(self, x, cache=None, mask=None, turn=None):
+def parallel(self, x, cache=None, mask=None, cos_sin=None):
+    return x + self.mlp(self.norm2(x)) + self.attn(self.norm1(x), cache, mask, cos_sin)
+def no_attention(self, x, cache=None, mask=None, cos_sin=None): return x + self.mlp(self.norm2(x))
+def shifted(self, x, cache=None, mask=None, cos_sin=None):
     x = x + F.pad(x, (0, 0, 1, 0))[:, :-1] # sees its neighbour past the cache
-    return x + self.attn(self.norm1(x), cache, mask, turn)
-def sees_four(self, x, cache=None, mask=None, turn=None):
+    return x + self.attn(self.norm1(x), cache, mask, cos_sin)
+def sees_four(self, x, cache=None, mask=None, cos_sin=None):
     "Local attention that knows nothing of caches"
     q, k, v = self.project_qkv(x)
     T = x.shape[1]
@@ -419,7 +419,7 @@ FUNCTIONS = {
     'model.embed': (SmallLanguageModel, 'embed', scaled_embed),
     'nn.Linear.forward': (nn.Linear, 'forward', rounded),
     'nn.LayerNorm.forward': (nn.LayerNorm, 'forward', lambda self, x: x*self.weight),
-    'a global, apply_rotary_emb': (attention, 'apply_rotary_emb', lambda x, turn: x.roll(1, -1)),
+    'a global, apply_rotary_emb': (attention, 'apply_rotary_emb', lambda x, cos_sin: x.roll(1, -1)),
     'a global, gelu': (F, 'gelu', exact_gelu),
 }
 
@@ -455,11 +455,11 @@ class FewerHeads(nn.Module):
     def __init__(self, C=24):
         super().__init__()
         self.q, self.kv, self.proj = nn.Linear(C, C), nn.Linear(C, 16), nn.Linear(C, C)
-    def forward(self, x, cache=None, mask=None, turn=None):
+    def forward(self, x, cache=None, mask=None, cos_sin=None):
         B, T, C = x.shape
         q = self.q(x).view(B, T, 3, 8).transpose(1, 2)
         k, v = self.kv(x).view(B, T, 1, 16).transpose(1, 2).chunk(2, -1)
-        if cache is not None: k, v = cache.append(k, v)
+        if cache is not None: k, v = cache.update(k, v)
         k, v = (t.expand(-1, 3, -1, -1) for t in (k, v))
         if mask is None: mask = attention.causal_mask(T, k.shape[2])
         y = F.scaled_dot_product_attention(q, k, v, mask)

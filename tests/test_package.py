@@ -36,7 +36,7 @@ def test_metadata(wheel):
     assert cfg['author'] in (root/'LICENSE').read_text(encoding='utf-8')
 
 # what some functions need and nobody must have: exactly these
-optional = {'huggingface_hub', 'ipywidgets'}
+optional = {'huggingface_hub'}
 
 def runtime(wheel):
     rs = [Requirement(r) for r in metadata(wheel).get_all('Requires-Dist')]

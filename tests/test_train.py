@@ -602,6 +602,7 @@ def test_evaluate_takes_texts_and_files(model, tmp_path):
     file = tmp_path/'one.txt'
     for data in ([str(file)], [file], np.array(TEXTS[:1]), iter(TEXTS[:1])):
         assert evaluate(model, data).loss == want
-    wrong = [([None], 'entry 0'), ([dict(text='a')], 'entry 0'), (5, 'data_path=5'), ([], 'empty')]
+    entry = r'data_path\[0\]'
+    wrong = [([None], entry), ([dict(text='a')], entry), (5, 'data_path=5'), ([], 'empty')]
     for data, said in wrong:
         with pytest.raises((TypeError, ValueError), match=said): evaluate(model, data)

@@ -18,7 +18,8 @@ from .int8 import Int8Embedding, Int8Linear
 # %% ../../nbs/engine/changes.ipynb #c58b2d90
 # the functions that faster decoders rely on
 FORMULAS = ('__init__', '__call__', '_call_impl', '_wrapped_call_impl', '__getattr__',
-            'forward', 'hidden_states', 'embed', 'project_qkv', 'make_kv_caches', 'device')
+            'forward', 'hidden_states', 'embed', 'project_qkv',
+            'qkv_so_far', 'make_kv_caches', 'device')
 OWN_PARTS = (SmallLanguageModel, Block, MultiHeadAttention, MLP, nn.ModuleList, nn.Linear,
              nn.Embedding, nn.LayerNorm, nn.Dropout, Int8Linear, Int8Embedding)
 

@@ -11,7 +11,8 @@ import importlib.resources, json, os, warnings
 from dataclasses import dataclass
 from pathlib import Path
 from .files import as_path, fingerprint_of
-from ..tokenizer import Tokenizer, check_document
+from ..tokenizer import Tokenizer
+from .entries import check_document
 from .tales import tales, write_tale
 from ..data import MMAP_THRESHOLD, TokenDataset, is_token_file
 from .texts import Notes, file_documents, report
@@ -108,7 +109,7 @@ def stored_tokenizer(
 ): # the `Tokenizer` that they were made with, or None
     "The vocabulary that is kept beside prepared tokens"
     state = read_record(as_path(folder, 'folder')).get('vocabulary')
-    return Tokenizer.from_state(state) if state else None
+    return Tokenizer.from_dict(state) if state else None
 
 # %% ../../nbs/engine/corpus.ipynb #775689ac
 @dataclass

@@ -12,12 +12,13 @@ from pathlib import Path
 import torch
 from .files import as_path, is_real, is_whole
 from ..tokenizer import Tokenizer
-from .tales import check_tale, TaleGrammar, tales
-from .corpus import prepare
+from .tales import check_tale, tales
+from .grammar import TaleGrammar
+from .prepare import prepare
 from ..model import SmallLanguageModel
 from .sizes import count_parameters
 from .evaluate import evaluate
-from .run import check_run_folder
+from .outputs import check_run_folder
 from ..train import LanguageModelTrainer
 from .options import borrow
 from .shell import program

@@ -7,7 +7,7 @@ __all__ = ['WHOLE', 'ORIGINAL_CUT', 'GPT2_CUTS', 'added_token', 'to_hf_tokenizer
            'from_hf_tokenizer']
 
 # %% ../../nbs/engine/hf_tokenizer.ipynb #a101d6f9
-from ..tokenizer import EOT, GPT2_PATTERN, UNICODE_TO_BYTE, Tokenizer, _encoding
+from ..tokenizer import EOT, GPT2_PATTERN, UNICODE_TO_BYTE, Tokenizer
 from ..tokenizer import bpe_merges, bytes_to_unicode, unicode_to_bytes
 
 # %% ../../nbs/engine/hf_tokenizer.ipynb #9c3bb758
@@ -131,8 +131,7 @@ def from_hf_tokenizer(hf:dict, # `tokenizer.json`, or a 'model' with 'vocab' and
     try: ranks = {unicode_to_bytes(t): i for t, i in sorted(vocab.items(), key=lambda o: o[1])}
     except KeyError as e: raise _not_gpt2(f'{e} stands for no byte') from None
     _check_merges(ranks, vocab, pairs)
-    tok = _encoding(f'bpe{len(ranks) + len(special)}', ranks, hf_pattern(hf), special)
-    return Tokenizer(tok, in_text=in_text)
+    return Tokenizer(ranks, hf_pattern(hf), special, in_text=in_text)
 
 # %% ../../nbs/engine/hf_tokenizer.ipynb #34781ea4
 def _not_gpt2(*lines):

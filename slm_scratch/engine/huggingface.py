@@ -17,7 +17,7 @@ import torch
 from fastcore.basics import patch
 from safetensors import SafetensorError, torch as safetensors
 from .files import as_path, atomic_write, safe_load
-from ..tokenizer import EOT, GPT2_PATTERN, Tokenizer, _encoding
+from ..tokenizer import EOT, GPT2_PATTERN, Tokenizer
 from ..model import ModelConfig, SmallLanguageModel
 from .weights import check_tokenizer, is_int8, saved_config, unwrap_state_dict
 from .hf_tokenizer import added_token, from_hf_tokenizer, to_hf_tokenizer
@@ -298,7 +298,7 @@ def fit_tokenizer(tok:Tokenizer, # of a checkpoint
                   V:int, # rows of its embedding
                  ) -> Tokenizer: # with V ids
     "Add ids without a token, or leave out tokens without a row; ValueError if texts need them"
-    if tok.vocab_size <= V: return Tokenizer(tok.encoding, V, tok.in_text)
+    if tok.vocab_size <= V: return tok.padded(V)
     rowless = {t: i for t, i in tok.special_tokens.items() if i >= V}
     if max(tok.ranks.values()) >= V or tok.eot >= V or tok.in_text & {*rowless}:
         raise ValueError(f'the tokenizer has {tok.vocab_size} ids, and the model only {V} rows: '
@@ -306,7 +306,7 @@ def fit_tokenizer(tok:Tokenizer, # of a checkpoint
     warnings.warn(f'{", ".join(map(repr, rowless))} left out: the tokenizer has such tokens, and '
                   'the model no rows for them', stacklevel=3)
     special = {t: i for t, i in tok.special_tokens.items() if i < V}
-    return Tokenizer(_encoding(tok.name, tok.ranks, tok.pattern, special), V, tok.in_text)
+    return Tokenizer(tok.ranks, tok.pattern, special, V, tok.in_text, tok.name)
 
 # %% ../../nbs/engine/huggingface.ipynb #8aee4b11
 def _weight_problems(want, got):

@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 import numpy as np
 from .files import as_path
-from ..tokenizer import check_document
+from .entries import check_document
 from ..data import is_token_file
 from .download import CORPORA
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from .files import verify_file
 from ..data import is_token_file
-from .corpus import RECORD, TOKEN_FILES
+from .inputs import RECORD, TOKEN_FILES
 
 # %% ../../nbs/engine/outputs.ipynb #e8279d95
 FORMAT = 3 # of checkpoints

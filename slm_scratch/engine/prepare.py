@@ -188,7 +188,7 @@ def _prepare_folder(source, tokenizer, folder, fraction, seed, progress):
     key = fingerprint_of(MAGIC, text, tokenizer.fingerprint, fraction, seed)
     current = _is_current(folder, record, key)
     if not current: _write_pair(source, tokenizer, folder, fraction, seed, key, progress)
-    vocabulary = None if tokenizer.name == 'gpt2' else tokenizer.state()
+    vocabulary = None if tokenizer.name == 'gpt2' else tokenizer.to_dict()
     try: _write_record(folder, record, sources=stamps, vocabulary=vocabulary)
     except OSError:
         if not current: raise # a folder that can only be read is fine while nothing has changed

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from fastcore.basics import patch
 from .files import as_path
-from .sizes import _size, count_parameters, estimate_flops
+from .sizes import format_bytes, count_parameters, estimate_flops
 from .sizes import estimate_memory, estimate_sharded_memory, peak_flops
 from .device import device_info
 from .outputs import PICTURE_MAKER
@@ -180,7 +180,7 @@ def describe(
     need = estimate_memory(cfg, config.batch_size, T, config.checkpoint_activations)
     if config.shard:
         need = estimate_sharded_memory(cfg, world, need, plan.precision.dtype != torch.float32)
-    memory = _size(sum(need.values())) + (' in each process' if config.shard else '')
+    memory = format_bytes(sum(need.values())) + (' in each process' if config.shard else '')
     much = f'{progress.max_steps:,} steps'
     if progress.max_steps == math.inf: much = 'as long as the clock allows'
     if config.max_minutes: much += f', {config.max_minutes:g} minutes'

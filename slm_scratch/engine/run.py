@@ -14,7 +14,9 @@ from pathlib import Path
 from fastcore.basics import patch
 from .files import as_path, atomic_save, fingerprint_of, leftovers, safe_load
 from ..data import TokenDataset
-from .corpus import data_name, prepare, RECORD, TOKEN_FILES
+from .corpus import data_name
+from .prepare import prepare
+from .inputs import RECORD, TOKEN_FILES
 from .weights import unwrap_state_dict
 from .outputs import CHECKPOINT_KEYS, FORMAT, RUN_OUTPUTS
 from .outputs import check_run_folder, folder_problem, foreign, step_files
@@ -79,7 +81,7 @@ def model_header(
     model, # a `SmallLanguageModel`
 ) -> dict: # plain values
     "Config and tokenizer as files hold them; tokenizer None if the model has none"
-    try: tokenizer = model.tokenizer.state()
+    try: tokenizer = model.tokenizer.to_dict()
     except (ValueError, OSError, ImportError): tokenizer = None
     return dict(format=1, config=asdict(model.config), tokenizer=tokenizer)
 

@@ -122,7 +122,7 @@ def format_bytes(n:float, # bytes
     "Bytes in words"
     return f'{n/1e9:.1f} GB' if n >= 1e9 else f'{n/1e6:.0f} MB'
 
-_size = format_bytes # 04 still uses this name
+
 
 # %% ../../nbs/engine/sizes.ipynb #f5499a3b
 OOM_WORDS = 'out of memory', "can't allocate", 'not enough memory' # in PyTorch's messages

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 import torch
 from torch import Tensor
-from ..tokenizer import replace_surrogates
+from .entries import replace_surrogates
 
 # %% ../../nbs/engine/streaming.ipynb #9c0ac617
 class TextStreamer:

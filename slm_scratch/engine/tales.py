@@ -13,7 +13,7 @@ from functools import lru_cache
 from random import Random
 from typing import NamedTuple
 from fastcore.basics import patch
-from ..tokenizer import replace_surrogates
+from .entries import replace_surrogates
 from .grammar import SLOT, Slot, Tale, TaleGrammar, capitalize, fix_articles
 from .grammar import parse_template, strip_articles
 

@@ -78,7 +78,6 @@ def from_dict(cls:Tokenizer,
     return cls(ranks, parts['pattern'], parts['special'], parts.get('vocab_size'),
                parts.get('in_text', ()), parts['name'])
 
-Tokenizer.state, Tokenizer.from_state = Tokenizer.to_dict, Tokenizer.from_dict # architect: remove
 
 # %% ../../nbs/engine/vocab.ipynb #705d00a1
 @patch(as_prop=True)

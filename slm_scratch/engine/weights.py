@@ -131,7 +131,7 @@ def save(self:SmallLanguageModel, path, # such as 'model.pth', or '~/models/fox.
     state = {k: v.detach().cpu() for k, v in unwrap_state_dict(self.state_dict()).items()}
     if cfg.tie_weights:
         state['lm_head.weight'] = state['token_embedding.weight'] # one matrix, stored once
-    try: tok = self.tokenizer.state()
+    try: tok = self.tokenizer.to_dict()
     except (ValueError, OSError, ImportError): tok = None # not given, or GPT-2's cannot be read
     about = dict(format=1, config=asdict(cfg), tokenizer=tok)
     atomic_save(state | {'slm_scratch': about}, path)
@@ -236,7 +236,7 @@ def load_state_dict(self:SmallLanguageModel,
     tied = self.config.tie_weights and self.lm_head.weight is self.token_embedding.weight
     meta = state.pop('slm_scratch', None)
     if strict: _check_weights(self, state, meta, tied)
-    tok = Tokenizer.from_state(meta['tokenizer']) if meta and meta['tokenizer'] else None
+    tok = Tokenizer.from_dict(meta['tokenizer']) if meta and meta['tokenizer'] else None
     check_tokenizer(self, tok)
     tokens = state.get('token_embedding.weight')
     if tied and tokens is not None: state['lm_head.weight'] = tokens
