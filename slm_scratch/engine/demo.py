@@ -135,7 +135,9 @@ def _check_demo(minutes, n_stories, seed):
     if wrong: raise ValueError('\n- '.join([f'{len(wrong)} wrong argument(s):', *wrong]))
 
 # %% ../../nbs/engine/demo.ipynb #2dc7a43c
-@program(borrow(demo, skip=['resume_line'], n_stories=dict(name='stories')))
+@program(
+    borrow(demo, skip=['resume_line'], n_stories=dict(name='stories')),
+    says={'resume=False': 'fresh'})
 def demo_cli(
     **kwargs, # of `demo`
 ):
