@@ -33,13 +33,15 @@ def random_tokens(n=10**6, seed=0):
     import numpy as np
     from slm_scratch.data import TokenDataset
     ids = np.random.default_rng(seed).integers(SIZES['vocab_size'], size=n, dtype=np.uint16)
-    return TokenDataset(ids, np.array([0]), np.array([4*n]), np.array([np.nan]), dict(fingerprint='random'))
+    facts = np.array([0]), np.array([4*n]), np.array([np.nan])
+    return TokenDataset(ids, *facts, dict(fingerprint='random'))
 
 def ours(precision, B, T, *more):
     "The step of `LanguageModelTrainer`, batch and all; `more` may hold 'recompute' and 'compile'"
     from slm_scratch import LanguageModelTrainer, ModelConfig, SmallLanguageModel
     trainer = LanguageModelTrainer(SmallLanguageModel(ModelConfig(**SIZES)))
-    options = dict(precision=precision, batch_size=B, block_size=T, max_steps=10**6, device='cpu', verbose=False,
+    options = dict(precision=precision, batch_size=B, block_size=T, max_steps=10**6,
+                   device='cpu', verbose=False,
                    out_dir=around.enter_context(tempfile.TemporaryDirectory()),
                    compile='compile' in more, checkpoint_activations='recompute' in more)
     around.enter_context(trainer.session((random_tokens(), None), **options))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 text = ('The little fox lost her lantern. She looked under the old oak, and behind the mill.\n'
-        'A girl found the red boat. “Is it yours?” she asked the bear, and the bear said: no.\n')*60
+        'A girl found the red boat. “Is it yours?” she asked the bear, and he said: no.\n')*60
 shape = dict(d_model=32, n_heads=2, n_layers=1, max_seq_len=32)
 
 @pytest.fixture

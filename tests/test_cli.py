@@ -443,10 +443,15 @@ def test_surroundings(case, surrounded):
     assert got[0] == code and re.search(out, got[1]) and re.search(err, got[2]), got
     assert 'Traceback' not in got[2] and 'Exception ignored' not in got[2], got[2]
 
-def test_bug(bare, trained, desk):
-    "An exception that no check raised is a bug of ours: its traceback stays, and the user is asked to report it"
-    code = "import sys; from slm_scratch.engine import cli; cli.evaluate = lambda *a, **kw: {}['gone']; sys.argv = ['slm-eval', 'run', '--data', 'parts']; cli.eval_cli()"
-    r = bare('-c', code, cwd=desk, ok=False)
+def test_bug(wheel_env, trained, workdir):
+    "An exception that no check raised is a bug of ours: a traceback, and the request to report it"
+    code = """
+import sys
+from slm_scratch.engine import cli
+cli.evaluate = lambda *a, **kw: {}['gone']
+sys.argv = ['slm-eval', 'run', '--data', 'parts']
+cli.eval_cli()"""
+    r = wheel_env('-c', code, cwd=workdir, ok=False)
     assert r.returncode == 1 and 'Traceback' in r.stderr and "KeyError: 'gone'" in r.stderr
     last = r.stderr.splitlines()[-1]
     assert re.match('slm-eval: .*bug of slm-scratch.*https?://.*/issues$', last)

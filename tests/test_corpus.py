@@ -76,14 +76,14 @@ def by_way(folder):
 @pytest.mark.parametrize('way', WAYS)
 @pytest.mark.parametrize('kind', GOOD)
 def test_read_properly(kind, way, by_way):
-    docs, warned = heard(lambda: list(read_texts(by_way(GOOD[kind], way))))
+    docs, warned = with_warnings(lambda: list(read_texts(by_way(GOOD[kind], way))))
     assert docs == [prose*9 if 'long' in kind else prose] and not warned
 
 @pytest.mark.parametrize('way', WAYS)
 @pytest.mark.parametrize('kind', ODD)
 def test_one_warning(kind, way, by_way):
     text, words = ODD[kind]
-    docs, warned = heard(lambda: list(read_texts(by_way(text.encode(), way))))
+    docs, warned = with_warnings(lambda: list(read_texts(by_way(text.encode(), way))))
     assert ''.join(docs) == text.strip('\n') and len(warned) == 1
     assert words in warned[0] and 't.txt' in warned[0]
 
@@ -129,11 +129,13 @@ class Column:
 OBJECTS = dict(nan=([*stories, float('nan')], 'data_path[60] is a float'),
                none=([None], 'data_path[0] is a NoneType'),
                rows=([dict(text='a')], "row['text']"), bytes=([b'a'], "decode('utf-8')"),
-               nested=([stories], 'data_path[0] is a list'), numbers=(np.arange(3), 'data_path[0] is a int'),
+               nested=([stories], 'data_path[0] is a list'),
+               numbers=(np.arange(3), 'data_path[0] is a int'),
                frame=(Frame(), "table['story']"), mapping=(dict(a='b'), 'a dict'),
                unordered=({'a'}, 'a set'),
                number=(7, 'data_path=7'), nothing=(None, 'NoneType'),
-               open_file=(io.StringIO('a'), 'an open file'), in_bytes=(b'a', 'bytes'), empty=([], 'empty'),
+               open_file=(io.StringIO('a'), 'an open file'),
+               in_bytes=(b'a', 'bytes'), empty=([], 'empty'),
                blank=(['', ' '], 'none of its 2 texts'),
                name_in_list=(['tales'], "'tales'"), missing=(['a.txt', 'b.txt'], 'a.txt'),
                text=(prose, '[text]'), pattern=('*.txt', 'glob'), url=('https://a.b/c', 'download'),

@@ -17,7 +17,7 @@ from slm_scratch.train import LanguageModelTrainer
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA card here')
 
 story = ('The little fox lost her lantern. She looked under the old oak, and behind the mill.\n'
-         'A girl found the red boat. “Is it yours?” she asked the bear, and he said: no.\n') * 60
+         'A girl found the red boat. “Is it yours?” she asked, and he said: no.\n') * 60
 # what a child process imports
 package = os.pathsep.join(filter(None, [str(root), os.environ.get('PYTHONPATH')]))
 short = dict(batch_size=4, learning_rate=1e-2, max_steps=60, eval_every=20, verbose=False)

@@ -85,6 +85,7 @@ def test_checker(damage, verdict):
     (dict(steps=dict(end=['Then {end}'])), 'end → end'),
     (dict(facts=dict(his='his.{nobody}')), 'asks for {nobody}')])
 def test_faults_of_a_grammar(change, message):
-    source = dict(facts={}, plots=dict(p='{end}'), steps=dict(end=['A {thing}.']), words=dict(thing='kite'))
+    source = dict(facts={}, plots=dict(p='{end}'), steps=dict(end=['A {thing}.']),
+                  words=dict(thing='kite'))
     for part, new in change.items(): source[part] = source[part] | new
     with pytest.raises(ValueError, match=message.replace('{', r'\{')): TaleGrammar(source)

@@ -199,8 +199,10 @@ def test_other_configs(folder, field):
 
 def test_types_that_are_no_weights(folder):
     w = read_safetensors(folder/'model.safetensors')
-    write_safetensors(w | {'transformer.wpe.weight': w['transformer.wpe.weight'].to(torch.int8)}, folder/'model.safetensors')
-    with pytest.raises(ValueError, match='position_embedding.weight: torch.int8'): SmallLanguageModel.from_pretrained(folder)
+    name = 'transformer.wpe.weight'
+    write_safetensors(w | {name: w[name].to(torch.int8)}, folder/'model.safetensors')
+    with pytest.raises(ValueError, match='position_embedding.weight: torch.int8'):
+        SmallLanguageModel.from_pretrained(folder)
     data = (folder/'model.safetensors').read_bytes().replace(b'"dtype":"I8"', b'"dtype":"F8"')
     (folder/'model.safetensors').write_bytes(data)
     with pytest.raises(ValueError, match='as F8'): SmallLanguageModel.from_pretrained(folder)

@@ -3,7 +3,7 @@ whatever surrounds a call."""
 import contextlib, copy, inspect, io, math, random, sys, warnings
 from dataclasses import fields
 from pathlib import Path
-import numpy as np, pytest, tiktoken, torch
+import numpy as np, pytest, torch
 from fastcore.basics import patch
 from fastcore.docments import docments
 from torch import nn
@@ -364,8 +364,7 @@ def test_maps_and_lens_of_a_changed_model():
 def test_ids_without_text_are_never_drawn():
     ranks = {bytes([b]): b for b in range(256)}
     special = {'<|endoftext|>': 319}
-    padded = Tokenizer(tiktoken.Encoding('padded', pat_str='.', mergeable_ranks=ranks,
-                                         special_tokens=special))
+    padded = Tokenizer(ranks, '.', special, name='padded')
     m = SmallLanguageModel(ModelConfig(vocab_size=320, d_model=24, n_heads=3, n_layers=1,
                                        max_seq_len=9), padded)
     best = torch.arange(256, 319)

@@ -75,7 +75,7 @@ class Size(IntEnum): heads = 3
 odd_numbers = dict(vocab_size=np.int64(V), d_model=np.uint8(24), n_heads=Size.heads,
                    n_layers=torch.tensor(2), max_seq_len=np.array(32), d_ff=np.int32(40),
                    dropout=np.float32(.25), bias=np.bool_(True), tie_weights=np.True_,
-                   positions=np.str_('learned'), copy_init=Fraction(1, 2))
+                   positions=np.str_('learned'), mimetic_init=Fraction(1, 2))
 
 def test_numbers_of_numpy_and_torch(own, tmp_path):
     "Each becomes Python's own, so that a file with it can be loaded"
@@ -209,11 +209,13 @@ def gguf_here():
 def test_unchanged(own):
     "Nothing of what training and generation do counts as a change"
     m = small(own, dropout=.1)
-    for variant in (m, m.train(), small(own, positions='rotary'), small(own, tie_weights=False, bias=False), m.quantize(), copy.deepcopy(m)):
+    others = small(own, positions='rotary'), small(own, tie_weights=False, bias=False)
+    for variant in (m, m.train(), *others, m.quantize(), copy.deepcopy(m)):
         assert replaced_parts(variant) == []
     from functools import partial
     b = m.blocks[0]
-    b.forward = partial(torch.utils.checkpoint.checkpoint, partial(type(b).forward, b), use_reentrant=False)
+    b.forward = partial(torch.utils.checkpoint.checkpoint, partial(type(b).forward, b),
+                        use_reentrant=False)
     assert replaced_parts(m) == []
     class Mine(SmallLanguageModel):
         def say(self): return 'hello'

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from slm_scratch.engine.hf_tokenizer import GPT2_CUTS, from_hf_tokenizer, to_hf_tokenizer
-from slm_scratch.tokenizer import EOT, BYTE_TO_UNICODE, Tokenizer, count_words, train_bpe, train_bpe_naive
+from slm_scratch.tokenizer import BYTE_TO_UNICODE, EOT, Tokenizer, count_words, train_bpe
+from slm_scratch.tokenizer import train_bpe_naive
 
 story = ('The little fox lost her lantern. She looked under the old oak, and behind the mill. '
          '“Lantern!” she cried.\n\n  Why? 1984 caf\u00e9s ')
@@ -42,9 +43,12 @@ def test_training_without_spaces_is_linear():
     assert Counting.visits <= 2*(len(word) - left)
 
 def test_what_is_not_a_text_is_named(tmp_path):
-    for wrong, says in ((dict(text='x'), "row['text']"), (tmp_path, 'read_texts'), (b'x', 'decode'), (None, 'missing'), (float('nan'), 'missing'),
-                        (np.float64('nan'), 'missing'), (3, 'int'), (['x'], 'list of lists'), (np.array(['x', 'y']), 'ndarray')):
-        with pytest.raises(TypeError, match=r'texts\[1\] is a') as e: Tokenizer.train(['a text', wrong], 300)
+    cases = ((dict(text='x'), "row['text']"), (tmp_path, 'read_texts'), (b'x', 'decode'),
+             (None, 'missing'), (float('nan'), 'missing'), (np.float64('nan'), 'missing'),
+             (3, 'int'), (['x'], 'list of lists'), (np.array(['x', 'y']), 'ndarray'))
+    for wrong, says in cases:
+        with pytest.raises(TypeError, match=r'texts\[1\] is a') as e:
+            Tokenizer.train(['a text', wrong], 300)
         assert says in str(e.value), says
     for wrong in (dict(a='x'), b'x', tmp_path, None, 7):
         with pytest.raises(TypeError, match='texts is a'): Tokenizer.train(wrong, 300)
@@ -74,7 +78,8 @@ def test_training_of_one_long_word():
     text = ''.join(random.Random(5).choices('acgt', k=3000))
     assert train_bpe(text, 290) == train_bpe_naive([(text.encode(), 1)], 290)
 
-def test_training_size_of_numpy(own): assert Tokenizer.train([story]*3, np.int32(330)).vocab_size == 330
+def test_training_size_of_numpy(own):
+    assert Tokenizer.train([story]*3, np.int32(330)).vocab_size == 330
 
 # ---- tokenizer.json of others ----
 

@@ -177,7 +177,9 @@ def test_foreign_unreadable(train, tmp_path):
     def closed(path):
         if path.name == 'best.pt': raise PermissionError(13, 'Permission denied')
         return real(path)
-    with mock.patch.object(outputs, 'is_blank', closed), pytest.raises(ValueError, match='best.pt: a file that cannot be read'): train(resume=False)
+    with mock.patch.object(outputs, 'is_blank', closed):
+        with pytest.raises(ValueError, match='best.pt: a file that cannot be read'):
+            train(resume=False)
 
 def test_foreign_file_that_comes_during_the_run(train, model, tmp_path, capsys):
     "What somebody puts there while we train is not replaced either; the run goes on and says so"
@@ -248,8 +250,9 @@ def test_numbers_of_numpy_and_torch(kind, train, tmp_path):
     train(**NUMBERS, out_dir=tmp_path/'plain')
     train(**wrap(NUMBERS), **other, out_dir=tmp_path/'theirs')
     assert same(weights(tmp_path/'plain'), weights(tmp_path/'theirs'))
-    assert torch.load(tmp_path/'theirs'/'last.pt', weights_only=True)['run_config'] == safe_load(tmp_path/'plain'/'last.pt')['run_config']
-    h = train(**{k: wrap(v) for k, v in (NUMBERS | dict(max_steps=6)).items()}, out_dir=tmp_path/'plain')
+    theirs = torch.load(tmp_path/'theirs'/'last.pt', weights_only=True)
+    assert theirs['run_config'] == safe_load(tmp_path/'plain'/'last.pt')['run_config']
+    h = train(**wrap(NUMBERS | dict(max_steps=6)), out_dir=tmp_path/'plain')
     assert h[-1]['step'] == 6
 
 @pytest.mark.parametrize('name', NUMBERS)

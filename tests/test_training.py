@@ -48,7 +48,9 @@ def without_times(lines):
 
 def checkpoint_without_times(path):
     s = safe_load(path)
-    rows = [{k: v for k, v in json.loads(l).items() if k not in ('seconds', 'tokens_per_second')} for l in s.pop('history').splitlines()]
+    timed = ('seconds', 'tokens_per_second')
+    rows = [{k: v for k, v in json.loads(l).items() if k not in timed}
+            for l in s.pop('history').splitlines()]
     sums = {k: v for k, v in s['sums'].items() if k != 'seconds'}
     return s | dict(elapsed=0, evaluated=s['evaluated']['step'], sums=sums, rows=rows)
 
@@ -427,16 +429,18 @@ def local(tensors):
     "How many numbers of these tensors this process holds"
     return sum((t.to_local() if hasattr(t, 'to_local') else t).numel() for t in tensors)
 
-class Weighing(Ticking):
+class MemoryTrainer(CallbackTrainer):
     "Notes how many numbers of weights, gradients and moments this process holds, and where it was"
     def set_up(self, data_path):
         super().set_up(data_path)
-        self.optimizers[0].register_step_pre_hook(self.weigh) # after `backward`, before the step
-        Weighing.last = self
-    def weigh(self, *_):
+        self.optimizers[0].register_step_pre_hook(self.measure) # after `backward`, before the step
+        MemoryTrainer.last = self
+    def measure(self, *_):
         params = list(self.model.parameters())
-        moments = [v for o in self.optimizers for s in o.state.values() for v in s.values() if v.dim()]
-        Weighing.held = [sum(map(local, ts)) for ts in (params, [p.grad for p in params], moments)]
+        states = [s for o in self.optimizers for s in o.state.values()]
+        moments = [v for s in states for v in s.values() if v.dim()]
+        gradients = [p.grad for p in params]
+        MemoryTrainer.held = [local(params), local(gradients), local(moments)]
 
 class SkewedTrainer(MemoryTrainer):
     "The second process has another clock, and `facts` give it another speed of bf16"
@@ -447,8 +451,8 @@ class SkewedTrainer(MemoryTrainer):
 def sharded_note(model, error):
     "What a process has after a sharded run"
     trainer = MemoryTrainer.last
-    return dict(held=MemoryTrainer.held, saved=not trainer.unsaved, error=error,
-                precision=trainer.precision_name(), training=model.training,
+    return dict(held=MemoryTrainer.held, saved=not trainer.run.unsaved, error=error,
+                precision=trainer.plan.name, training=model.training,
                 model=dict(model.state_dict()),
                 kind=[type(model).__name__, trainer.model is model])
 
@@ -456,7 +460,7 @@ def sharded_job(job):
     "What each of the processes does: some runs, one after the other, with a note after each"
     from unittest import mock
     from slm_scratch.engine import device, run
-    rank, desk, out = int(os.environ['RANK']), Path(job['desk']), Path(job['out'])
+    rank, workdir, out = int(os.environ['RANK']), Path(job['workdir']), Path(job['out'])
     def full(obj, path): raise OSError(28, 'No space left on device')
     def facts(device): return dict(type='cpu', name='CPU', capability=None, bf16=.5 if rank else 2.)
     def sharded_run(name, trainer=MemoryTrainer, **kw):
@@ -469,14 +473,16 @@ def sharded_job(job):
         except FloatingPointError as e: error = str(e)
         model, = models
         if rank: model(torch.zeros(1, 3, dtype=torch.long)) # alone: nothing of it may be elsewhere
-        torch.save(dict(held=Weighing.held, saved=not Weighing.last.run.unsaved, precision=Weighing.last.plan.name, error=error, training=model.training,
-                        model=dict(model.state_dict()), kind=[type(model).__name__, Weighing.last.model is model]), out/f'{name}-{rank}.note')
-    life('adamw', checkpoint_activations=True)
-    life('fp16', precision='fp16')
-    with mock.patch.object(run, 'atomic_save', full): life('full disk')
-    with mock.patch.object(device, 'device_info', facts): life('hasty', Hasty, precision='auto', checkpoint_every=None, max_steps=3)
-    life('wild', learning_rate=1e18, warmup_steps=0, grad_clip=None)
-    train_cli(str(desk/'story.txt'), out_dir=str(out/'from one'), grad_accum=2, shard=True, **OPTIONS)
+        torch.save(sharded_note(model, error), out/f'{name}-{rank}.note')
+    sharded_run('adamw', checkpoint_activations=True)
+    sharded_run('fp16', precision='fp16')
+    with mock.patch.object(run, 'atomic_save', full): sharded_run('full disk')
+    options = dict(precision='auto', checkpoint_every=None, max_steps=3)
+    with mock.patch.object(device, 'device_info', facts):
+        sharded_run('skewed', SkewedTrainer, **options)
+    sharded_run('wild', learning_rate=1e18, warmup_steps=0, grad_clip=None)
+    train_cli(str(workdir/'story.txt'), out_dir=str(out/'from one'), grad_accum=2, shard=True,
+              **OPTIONS)
 
 @pytest.fixture(scope='module')
 def sharded_runs(parallel_runs, workdir):

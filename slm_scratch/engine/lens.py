@@ -49,7 +49,7 @@ def attention_maps(self:SmallLanguageModel,
     with eval_mode(self, foreign=True), record_calls(layers) as calls:
         names, maps = _read(self, context), []
         for attn, ((x, _, *others), _) in zip(layers, calls): # without the cache
-            maps.append(attn.attention_weights(x, *others))
+            maps.append(attn.attention_weights(x, None, *others))
     return names, torch.cat(maps).cpu()
 
 @patch
