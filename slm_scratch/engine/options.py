@@ -38,6 +38,7 @@ def kind_of(
     usual = str if unset else type(p.default)
     annotation = usual if p.annotation is p.empty else p.annotation
     kinds = [t for t in typing.get_args(annotation) or [annotation] if t is not type(None)]
+    if str in kinds and bool not in kinds: return str # `str | Path` and the like: a word
     return kinds[0] if len(kinds) == 1 and kinds[0] in _KINDS else None
 
 # %% ../../nbs/engine/options.ipynb #7a31d364
