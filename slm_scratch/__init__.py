@@ -5,19 +5,24 @@ import os as _os, signal as _signal, sys as _sys
 def _leave(*_): _os._exit(130)
 
 def _start_program():
-    "In our programs: Ctrl-C while PyTorch is imported ends without a traceback, and closed standard streams become empty ones"
+    """In our programs: Ctrl-C while PyTorch is imported ends without a traceback, and closed
+    standard streams become empty ones"""
+    programs = 'slm-train', 'slm-generate', 'slm-eval', 'slm-demo'
     started = _os.path.basename((getattr(_sys, 'argv', None) or [''])[0])
     if started == '-m': ours = 'slm_scratch' in _sys.orig_argv
-    else: ours = started.split('.')[0].removesuffix('-script') in ('slm-train', 'slm-generate', 'slm-eval', 'slm-demo')
+    else: ours = started.split('.')[0].removesuffix('-script') in programs
     if not ours: return
-    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler: _signal.signal(_signal.SIGINT, _leave)
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+        _signal.signal(_signal.SIGINT, _leave)
     number = 0
-    while number <= 2: number = _os.open(_os.devnull, _os.O_RDWR) # takes the lowest number that is free
+    while number <= 2: # `open` takes the lowest number that is free
+        number = _os.open(_os.devnull, _os.O_RDWR)
     _os.close(number)
 _start_program()
 
-# PyTorch's threads wait for each other in a busy loop. With other programs on the same cores, a long loop makes two threads several times slower
-# than one; this shorter one costs nothing on a quiet machine. (Read by GNU's OpenMP, if torch is not imported yet.)
+# PyTorch's threads wait for each other in a busy loop. With other programs on the same cores, a
+# long loop makes two threads several times slower than one; this shorter one costs nothing on a
+# quiet machine. (Read by GNU's OpenMP, if torch is not imported yet.)
 _os.environ.setdefault('GOMP_SPINCOUNT', '30000')
 from .tokenizer import Tokenizer
 from .engine import gpt2 as _gpt2, encode as _encode, vocab as _vocab

@@ -320,7 +320,7 @@ def test_bad_data(side, how, halfway, workdir, tmp_path):
     damage[how](path)
     said = rf'{side}\.tokens is (truncated|damaged|not a token file)'
     with pytest.raises(ValueError, match=said):
-        if how == 'empty': TokenSet.load(path)
+        if how == 'empty': TokenDataset.load(path)
         else: prepare(out/'data', tok)
     small_run(workdir, out, **KINDS['muon'])
     same_end(workdir/'muon', out)

@@ -213,5 +213,6 @@ def check_finite(
     go_on = "; resume='changed' goes on from there with the new values" if last.exists() else ''
     raise FloatingPointError(
         f'step {trainer.step}: the loss is {loss}, the gradient norm {norm}, '
-        f'at learning rate {lr:.3g} in {dtype}. The weights of the step before are in memory, and {kept}. '
+        f'at learning rate {lr:.3g} in {dtype}. '
+        f'The weights of the step before are in memory, and {kept}. '
         + ', '.join(advice) + go_on)

@@ -19,7 +19,6 @@ from .prepare import prepare
 from .corpus import read_texts
 from ..model import SmallLanguageModel
 from .device import usual_torch
-from .memorization import MemorizationIndex, common_prefix as _common
 
 # %% ../../nbs/engine/evaluate.ipynb #5cdd71ca
 def sliding_windows(

@@ -28,7 +28,8 @@ def bits_per_byte(
 
 # %% ../../nbs/engine/loss.ipynb #f57be0e6
 class ChunkedCrossEntropy(torch.autograd.Function):
-    "Head and loss of a few rows at a time, keeping the gradient, not the logits (as Liger kernel, Hsu et al., 2024)"
+    """Head and loss of a few rows at a time, keeping the gradient, not the logits
+    (as Liger kernel, Hsu et al., 2024)"""
     @staticmethod
     def forward(ctx, # PyTorch's, for what `backward` needs
         h, # (N, C) hidden vectors
@@ -40,16 +41,17 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         wide = torch.promote_types(dtype, torch.float32)
         w, loss, dh, dW = W.to(dtype), 0., torch.empty_like(h), torch.zeros_like(W)
         for hs, ys, out in zip(h.split(rows), y[:, None].split(rows), dh.split(rows)):
-            z = p = None                                     # free the last chunk before allocating the next
+            z = p = None # free the last chunk before allocating the next
             hs = hs.to(dtype)
-            z = (hs @ w.T).to(wide)                          # (rows, V); all that follows is in place
+            z = (hs @ w.T).to(wide)                         # (rows, V); what follows is in place
             z -= z.amax(-1, keepdim=True)                    # so that nothing overflows
             right = z.gather(1, ys)
             total = z.exp_().sum(-1, keepdim=True)
             loss += (total.log() - right).sum()
             if not any(ctx.needs_input_grad): continue
             minus_truth = torch.full_like(ys, -1, dtype=wide)
-            p = z.div_(total).scatter_add_(1, ys, minus_truth).to(dtype) # N times the logits' gradient
+            # N times the logits' gradient
+            p = z.div_(total).scatter_add_(1, ys, minus_truth).to(dtype)
             out.copy_(p @ w)
             dW = dW.addmm_(p.T, hs) if dW.dtype == dtype else dW.add_(p.T @ hs)       # (V, C)
         ctx.save_for_backward(dh, dW)

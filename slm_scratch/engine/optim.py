@@ -29,25 +29,29 @@ def orthogonalize(
     G, # (..., rows, cols) a matrix, or a stack of them
     steps:int=5, # iterations
 ): # (..., rows, cols) nearly U Vᵀ of G = U S Vᵀ: its singular values all near 1
-    "Newton–Schulz iteration: only products of matrices, no SVD (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon)"
+    """Newton–Schulz iteration: only products of matrices, no SVD
+    (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon)"""
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = G.shape[-2] > G.shape[-1]
     X = G.mT if tall else G                                  # work on the short side
     X = X / (X.norm(dim=(-2, -1), keepdim=True) + 1e-7)      # now no singular value is above 1
     for _ in range(steps):
         A = X @ X.mT
-        X = a*X + (b*A + c*A@A) @ X                          # every singular value s becomes a·s + b·s³ + c·s⁵
+        X = a*X + (b*A + c*A@A) @ X # every singular value s becomes a·s + b·s³ + c·s⁵
     return X.mT if tall else X
 
 # %% ../../nbs/engine/optim.ipynb #ae296074
 class Muon(torch.optim.Optimizer):
-    "Momentum, then the nearest orthogonal matrix as the step (Jordan et al., 2024), scaled so that AdamW's `lr` fits (Liu et al., 2025)"
+    """Momentum, then the nearest orthogonal matrix as the step (Jordan et al., 2024), scaled so
+    that AdamW's `lr` fits (Liu et al., 2025)"""
     def __init__(self,
-        params, # matrices, or groups of them; a group with `n_fused=3` holds three matrices on top of each other, as q, k, v
+        params, # matrices, or groups of them; `n_fused=3`: three stacked matrices, as q, k, v
         lr:float=3e-4, # as for AdamW: each number moves by about 0.2·lr
         momentum:float=.95, # how slowly the average gradient forgets
         weight_decay:float=.1, # share of each weight taken away in a step, times `lr`
-    ): super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay, n_fused=1))
+    ):
+        usual = dict(lr=lr, momentum=momentum, weight_decay=weight_decay, n_fused=1)
+        super().__init__(params, usual)
 
 # %% ../../nbs/engine/optim.ipynb #35138135
 @patch
@@ -56,7 +60,8 @@ def nesterov_momentum(self:Muon,
     group:dict, # `momentum`, `n_fused`
 ) -> tuple: # of `n_fused` gradients
     "Update the average gradient of one matrix, and mix the fresh gradient in once more (Nesterov)"
-    m = self.state[p].setdefault('momentum', torch.zeros_like(p)).lerp_(p.grad, 1 - group['momentum'])
+    m = self.state[p].setdefault('momentum', torch.zeros_like(p))
+    m.lerp_(p.grad, 1 - group['momentum'])
     return p.grad.lerp(m, group['momentum']).chunk(group['n_fused'])
 
 @patch
@@ -75,15 +80,18 @@ def apply_update(self:Muon,
     group:dict, # `lr`, `weight_decay`, `n_fused`
 ) -> None:
     "Shrink the matrix and take the step"
-    scale = .2 * math.sqrt(max(p.shape[0]/group['n_fused'], p.shape[1]))   # its root mean square becomes about 0.2
+    # the root mean square of the step becomes about 0.2
+    scale = .2 * math.sqrt(max(p.shape[0]/group['n_fused'], p.shape[1]))
     p.mul_(1 - group['lr']*group['weight_decay']).add_(u, alpha=-group['lr']*scale)
 
 def _orthogonal_parts(parts):
     "`orthogonalize` for each of many matrices, in stacks of equal shapes"
-    wide, done, stacks = [G.T if G.shape[0] > G.shape[1] else G for G in parts], [None]*len(parts), {}
+    wide = [G.T if G.shape[0] > G.shape[1] else G for G in parts]
+    done, stacks = [None]*len(parts), {}
     for i, G in enumerate(wide): stacks.setdefault(G.shape, []).append(i)
     for which in stacks.values():
-        for i, X in zip(which, orthogonalize(torch.stack([wide[i] for i in which]))): done[i] = X if wide[i] is parts[i] else X.T
+        together = orthogonalize(torch.stack([wide[i] for i in which]))
+        for i, X in zip(which, together): done[i] = X if wide[i] is parts[i] else X.T
     return iter(done)
 
 # %% ../../nbs/engine/optim.ipynb #a95071ba
@@ -94,12 +102,15 @@ def make_optimizers(
     weight_decay:float=.1, # for matrices
     muon=Muon, # its class
 ) -> list: # optimizers that together own every parameter once
-    "AdamW for all; or Muon for the matrices inside blocks and AdamW for embeddings, head, norms and biases"
-    if optimizer == 'adamw': return [fused_adamw(parameter_groups(model, weight_decay), learning_rate)]
+    "AdamW for all; or Muon for the matrices inside blocks, and AdamW for everything else"
+    if optimizer == 'adamw':
+        return [fused_adamw(parameter_groups(model, weight_decay), learning_rate)]
     inner = [(n, p) for n, p in model.blocks.named_parameters() if p.dim() == 2 and p.requires_grad]
     qkv, others = ([p for n, p in inner if n.endswith('qkv.weight') == b] for b in (True, False))
-    first = muon([dict(params=qkv, n_fused=3), dict(params=others)], learning_rate, weight_decay=weight_decay)
-    return [first, fused_adamw(parameter_groups(model, weight_decay, skip=[p for _, p in inner]), learning_rate)]
+    groups = [dict(params=qkv, n_fused=3), dict(params=others)]
+    first = muon(groups, learning_rate, weight_decay=weight_decay)
+    rest = parameter_groups(model, weight_decay, skip=[p for _, p in inner])
+    return [first, fused_adamw(rest, learning_rate)]
 
 # %% ../../nbs/engine/optim.ipynb #be598c30
 def fused_adamw(

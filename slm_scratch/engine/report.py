@@ -60,8 +60,9 @@ def plot(self:History,
                 a.axhline(y, ls=style, color='grey', lw=1, label=label)
         a.set(title='loss', xlabel='step', ylabel='nats per token', ylim=(0, None))
         a.legend(fontsize=8)
-        for ax, name, title in ((b, 'learning_rate', 'learning rate'), (c, 'grad_norm', 'gradient norm')):
+        for ax, name in ((b, 'learning_rate'), (c, 'grad_norm')):
             ax.plot(*self.column(name))
+            title = dict(grad_norm='gradient norm').get(name, name.replace('_', ' '))
             ax.set(title=title, xlabel='step', ylim=(0, None))
         if path is None: return
         path = as_path(path)
