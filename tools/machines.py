@@ -193,7 +193,7 @@ class Background:
         for p in list(running): p.kill()
 
 # the order keeps all cores busy
-longest_first = ['04_train', '05_generate', 'index', '01_data', '03_model', 'engine/corpus',
+longest_first = ['04_train', '05_generate', 'index', '01_data', '03_model', 'engine/memorization',
                  '00_tokenizer', '02_attention']
 def by_length(name): return [*longest_first, name].index(name)
 
