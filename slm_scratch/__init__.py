@@ -29,6 +29,7 @@ from .engine import gpt2 as _gpt2, encode as _encode, vocab as _vocab
 from .engine.grammar import TaleGrammar
 from .engine.tales import check_tale
 from .engine.corpus import read_texts
+from .engine.prepare import prepare
 from .model import ModelConfig, MODEL_CONFIG, PRESETS, SmallLanguageModel
 # These give their methods to `Tokenizer` (above) and `SmallLanguageModel`.
 from .engine import variants as _variants, weights as _weights, huggingface as _huggingface
@@ -41,4 +42,4 @@ del _gpt2, _encode, _vocab, _variants, _weights, _huggingface, _formats, _int8, 
 
 __all__ = ['Tokenizer', 'ModelConfig', 'MODEL_CONFIG', 'PRESETS', 'SmallLanguageModel',
            'LanguageModelTrainer', 'TrainConfig', 'GenerationConfig', 'evaluate',
-           'TaleGrammar', 'check_tale', 'read_texts']
+           'TaleGrammar', 'check_tale', 'read_texts', 'prepare']
