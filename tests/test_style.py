@@ -101,7 +101,8 @@ install = f'''#| hide
 # On Colab only: install the package, leaving the torch and numpy that are already there untouched.
 import importlib.util, sys
 if 'google.colab' in sys.modules and importlib.util.find_spec('{lib}') is None:
-    get_ipython().run_line_magic('pip', 'install -q "{wanted}"')'''
+    wanted = '{wanted}'
+    get_ipython().run_line_magic('pip', f'install -q "{{wanted}}"')'''
 
 @pytest.mark.parametrize('nb', nbs, ids=nb_name)
 def test_head(nb):
