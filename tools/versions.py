@@ -94,6 +94,7 @@ def main():
         epilog="TORCH_INDEX says where torch comes from: an index, or 'pypi'.")
     ap.add_argument('which', nargs='*', help='lowest, newest (default: both)')
     ap.add_argument('--nbs', default='all', help="notebooks, with commas, or 'none' (default: all)")
+    ap.add_argument('--wheel', type=Path, help='a built wheel (default: built from this checkout)')
     ap.add_argument('--envs', type=Path, default=root/'build'/'versions',
                     help='folder that keeps the environments (default: build/versions)')
     args = ap.parse_args()
@@ -104,7 +105,8 @@ def main():
     for which in args.which or pythons:
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as d:
             (Path(d)/'build').mkdir()
-            py = install(which, args.envs.resolve()/which, build_wheel(Path(d)/'build'))
+            wheel = args.wheel.resolve() if args.wheel else build_wheel(Path(d)/'build')
+            py = install(which, args.envs.resolve()/which, wheel)
             print(f'\n{which}: {show_versions(py)}', flush=True)
             failed[which] = check(py, nbs, Path(d))
     print()
