@@ -137,7 +137,7 @@ class LanguageModelTrainer:
     ):
         self.model = bare_model(model)
         self.clock = time.perf_counter
-        self.resume_line = None # what is printed to go on; None: the call in Python
+        self.resume_hint = None # what is printed to go on; None: the call in Python
         self.unsaved = None # why the end of the run is not on the disk
 
     @property
@@ -399,7 +399,7 @@ def save(self:LanguageModelTrainer,
 ) -> None:
     "Write a checkpoint; with best.pt comes model.pth, the model alone. All processes call it"
     state, model = self.state(), None # what is sharded is gathered before anything can go wrong
-    if name == 'best.pt' and self.group.is_main: model = self.placed.whole_model(state['model'])
+    if name == 'best.pt' and self.group.is_main: model = self.placed.gather_model(state['model'])
     written = self.run.save(state, name, model)
     if written and name == 'last.pt': self.progress.saved = Saved(self.step, self.progress.elapsed)
 
@@ -420,7 +420,7 @@ def finish(self:LanguageModelTrainer) -> History: # of the whole run
     self.model.eval()
     self.unsaved = run.unsaved
     self.history.stopped, self.history.out_dir = self.stopped, self.out_dir
-    line = self.resume_line or resume_command(self.config, self.data_path, self.out_dir)
+    line = self.resume_hint or resume_command(self.config, self.data_path, self.out_dir)
     run.say(summary(run, progress, self.stopped, line))
     return self.history
 

@@ -73,7 +73,7 @@ def test_tales_and_validation_are_apart():
     assert tales(3) == train[:3] and tales(1, seed=1) != train[:1]
 
 @pytest.mark.parametrize('damage, verdict', [
-    (lambda t: t.text, lambda r: r.ok and r.parses and r.ends and not r.faults),
+    (lambda t: t.text, lambda r: r.ok and r.parses and r.ends and not r.problems),
     (lambda t: t.text[:len(t.text)//2], lambda r: not r.ends and not r.parses),
     (lambda t: t.text.replace(t.facts['hero'], 'Zenobia', 2), lambda r: not r.ok),
     (lambda t: ' '.join(t.text.split()[::-1]), lambda r: not r.ok and r.parsed < 1)])
@@ -84,7 +84,7 @@ def test_checker(damage, verdict):
     (dict(words=dict(thing='kite, kite')), "'kite' 2 times"),
     (dict(steps=dict(end=['Then {end}'])), 'end → end'),
     (dict(facts=dict(his='his.{nobody}')), 'asks for {nobody}')])
-def test_faults_of_a_grammar(change, message):
+def test_problems_of_a_grammar(change, message):
     source = dict(facts={}, plots=dict(p='{end}'), steps=dict(end=['A {thing}.']),
                   words=dict(thing='kite'))
     for part, new in change.items(): source[part] = source[part] | new

@@ -372,9 +372,8 @@ coined = {
     'worlds': 'parallel_runs', 'Hasty': 'SkewedTrainer', 'Weighing': 'MemoryTrainer',
     'settle': 'collapse_streams', 'scrub': 'strip_paths',
 }
-# Of these, not yet renamed everywhere: whoever renames one takes it out here, and it stays out.
-not_yet = {'faults', 'whole_model', 'resume_line', 'told'}
-banned = coined.keys() - not_yet
+# None of these names comes back.
+banned = coined.keys()
 
 def identifiers(src):
     "The names in Python source, but for methods of others such as `f.tell()`"

@@ -142,7 +142,7 @@ def _train(data, vocab, config, arguments):
     torch.manual_seed(arguments['seed'])
     model = SmallLanguageModel(replace(config, vocab_size=tok.vocab_size), tok)
     trainer = LanguageModelTrainer(model)
-    trainer.resume_line = resume_command()
+    trainer.resume_hint = resume_command()
     history = trainer.train(data, **arguments)
     if trainer.unsaved: raise OSError(trainer.unsaved)
     path = trainer.out_dir/'model.pth'

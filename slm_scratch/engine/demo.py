@@ -71,7 +71,7 @@ def demo(
     n_stories:int=10, # to generate and check
     seed:int=0, # of data, weights and stories
     fresh:bool=False, # start over if the folder holds another run
-    resume_line:str=None, # what to print after an interruption; None: the call
+    resume_hint:str=None, # what to print after an interruption; None: the call
 ) -> dict: # what was measured, and the stories; only `stopped` if a signal ended the training
     "From nothing to a finished story: corpus, vocabulary, model, stories, and the checker's counts"
     _check_demo(minutes, n_stories, seed)
@@ -79,13 +79,13 @@ def demo(
     check_run_folder(out, fresh=fresh, more=('loss.png',))
     model, data = _demo_start(seed, out)
     trainer = LanguageModelTrainer(model)
-    trainer.resume_line = resume_line or f'demo({minutes:g}, {str(out)!r}, {n_stories}, {seed})'
+    trainer.resume_hint = resume_hint or f'demo({minutes:g}, {str(out)!r}, {n_stories}, {seed})'
     history = trainer.train(data, max_minutes=minutes, out_dir=out, seed=seed, resume=not fresh,
                             **DEMO_TRAINING)
     if history.stopped: return dict(stopped=history.stopped)
     scores = _demo_scores(model, data[1])
     stories, counts = _demo_stories(model, n_stories, seed)
-    return dict(**scores, **counts, told=stories, history=history, model=model,
+    return dict(**scores, **counts, texts=stories, history=history, model=model,
                 seconds=time.time() - began)
 
 # %% ../../nbs/engine/demo.ipynb #bdd883b1
@@ -136,13 +136,13 @@ def _check_demo(minutes, n_stories, seed):
 
 # %% ../../nbs/engine/demo.ipynb #2dc7a43c
 @program(
-    borrow(demo, skip=['resume_line'], n_stories=dict(name='stories')),
+    borrow(demo, skip=['resume_hint'], n_stories=dict(name='stories')),
     says={'resume=False': 'fresh'})
 def demo_cli(
     **kwargs, # of `demo`
 ):
     "Train a small model on a grammar's stories, and let it tell some: a few minutes on two cores."
-    result = demo(**kwargs, resume_line=shlex.join(['slm-demo', *sys.argv[1:]]))
+    result = demo(**kwargs, resume_hint=shlex.join(['slm-demo', *sys.argv[1:]]))
     if result.get('stopped'): return result['stopped']
     out = as_path(kwargs['out_dir'], 'out_dir')
     result['history'].plot(out/'loss.png')

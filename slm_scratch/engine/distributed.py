@@ -265,7 +265,7 @@ class Placement:
         opt.load_state_dict(shard_optimizer_state(state, opt))
         for params, a in zip(opt.param_groups, asked): params.update(a)
 
-    def whole_model(self,
+    def gather_model(self,
         weights:dict, # whole
     ) -> SmallLanguageModel: # the caller's, with these weights
         "A model that can be saved and used without other processes"
@@ -275,4 +275,4 @@ class Placement:
     def gather(self) -> SmallLanguageModel: # the caller's model
         "Put the trained weights into the caller's model, in every process; all have to call it"
         if not self.sharded: return self.original
-        return self.whole_model(self.full_state_dict(everywhere=True))
+        return self.gather_model(self.full_state_dict(everywhere=True))

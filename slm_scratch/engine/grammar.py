@@ -70,7 +70,7 @@ class TaleGrammar:
                       for k, options in self.source.items()}
         self.plots = {k: parse_template(strip_articles(v)) for k, v in source['plots'].items()}
         problems = list(self.validate(source))
-        if problems: raise ValueError('the grammar has faults: ' + '; '.join(problems))
+        if problems: raise ValueError('the grammar has problems: ' + '; '.join(problems))
 
 # %% ../../nbs/engine/grammar.ipynb #e513d6f8
 def _slots(parts): return {p.name for p in parts if isinstance(p, Slot)}
@@ -134,7 +134,7 @@ def find_cycle(self:TaleGrammar) -> str: # 'a → b → a', facts in braces; '' 
 def load(cls:TaleGrammar,
     path=None, # a JSON file; default: the one of the package
 ) -> TaleGrammar: # the grammar
-    "Read a grammar; raises `ValueError` that names all its faults"
+    "Read a grammar; raises `ValueError` that names all its problems"
     path = Path(path) if path else files('slm_scratch')/'assets'/'tales.json'
     return cls(json.loads(path.read_text(encoding='utf-8')))
 

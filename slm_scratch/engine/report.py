@@ -219,14 +219,14 @@ def summary(
     run, # a `Run`
     progress, # a `Progress`
     stopped:str, # the signal that ended the run, or None
-    resume_line:str, # what goes on with it
+    resume_hint:str, # what goes on with it
 ) -> str: # a line
     "What was reached, and the line that goes on"
     best = progress.best
     if run.unsaved:
         return f'{run.unsaved}. The weights are in memory: model.save(path) writes them elsewhere'
     if stopped:
-        return f'stopped at step {progress.step}, saved in {run.out_dir}. To go on: {resume_line}'
+        return f'stopped at step {progress.step}, saved in {run.out_dir}. To go on: {resume_hint}'
     reached = f'step {progress.step}'
     if best.step: reached = f'best validation loss {best.loss:.3f} at step {best.step}'
     file = run.out_dir/'model.pth'

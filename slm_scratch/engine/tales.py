@@ -138,7 +138,7 @@ class TaleReport:
     keeps_pronoun: bool # and their pronouns
     object_returns: bool # the object comes back, and no other takes its place
     ends: bool # the last sentence is an ending
-    faults: tuple = () # (what, the sentence) of all that is wrong
+    problems: tuple = () # (what, the sentence) of all that is wrong
 
     @property
     def grammatical(self): # bool
@@ -156,7 +156,7 @@ class TaleReport:
                      for name in names]
         said = [ok, f'hero {self.hero}', f'{n} of {self.sentences} sentences grammatical', *said]
         return '\n'.join([f'TaleReport({", ".join(said)})',
-                          *(f'  {what}: {sentence}' for what, sentence in self.faults)])
+                          *(f'  {what}: {sentence}' for what, sentence in self.problems)])
 
 # %% ../../nbs/engine/tales.ipynb #1d90737b
 @patch
@@ -173,7 +173,7 @@ def best_parse(self:StoryParser,
 class StoryState:
     "What the sentences of a story have said"
     facts: dict = field(default_factory=dict) # what is settled
-    faults: list = field(default_factory=list) # (what, the sentence)
+    problems: list = field(default_factory=list) # (what, the sentence)
     n_parsed: int = 0 # sentences that the grammar can write
     n_object: int = 0 # sentences that name the object
     last_step: str|None = None # the step of the last sentence
@@ -189,10 +189,10 @@ def check_sentences(self:StoryParser,
         parse = self.best_parse(state.facts, s)
         state.last_step = parse.step if parse else None
         if parse is None:
-            state.faults += [('sentence', s), *self.diagnose(state.facts, s)]
+            state.problems += [('sentence', s), *self.diagnose(state.facts, s)]
             continue
         wrong, state.facts = self.conflicts(state.facts, parse.seen)
-        state.faults += [(what, s) for what, _ in wrong]
+        state.problems += [(what, s) for what, _ in wrong]
         state.n_parsed += 1
         state.n_object += any(name == 'object' for name, _ in parse.seen)
     return state
@@ -234,12 +234,12 @@ def check_tale(
     "Check a story against the rules of the grammar"
     done, rest = sentences(text)
     state = story_parser().check_sentences(done)
-    kinds = {what for what, _ in state.faults}
+    kinds = {what for what, _ in state.problems}
     return TaleReport(
-        parses=not state.faults and not rest and bool(tale_grammar().parse(text)),
+        parses=not state.problems and not rest and bool(tale_grammar().parse(text)),
         sentences=len(done), parsed=state.n_parsed/max(1, len(done)),
         hero=state.facts.get('hero'),
         keeps_name='hero' in state.facts and 'name' not in kinds,
         keeps_pronoun='pronoun' in state.facts and 'pronoun' not in kinds,
         object_returns=state.n_object > 1 and 'object' not in kinds,
-        ends=state.last_step == 'end' and not rest, faults=tuple(state.faults))
+        ends=state.last_step == 'end' and not rest, problems=tuple(state.problems))
