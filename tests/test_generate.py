@@ -12,7 +12,7 @@ from torch.nn.utils import prune
 from slm_scratch import ModelConfig, SmallLanguageModel, Tokenizer
 from slm_scratch import attention
 from slm_scratch.attention import MultiHeadAttention
-from slm_scratch.engine import changes, fast, int8
+from slm_scratch.engine import changes, fast, kernels
 import slm_scratch.engine.lens # gives the model two methods
 from slm_scratch.engine.changes import changed_parts
 from slm_scratch.engine.memorization import MemorizationIndex
@@ -345,8 +345,7 @@ def test_texts_with_the_topk_head(monkeypatch, knobs, int8_weights):
     if int8_weights: m = m.quantize()
     k = dict(max_new_tokens=30, seed=5, stop_at_eot=False, **knobs)
     plain = [m.generate(p, **k) for p in PROMPTS]
-    monkeypatch.setattr(fast, 'MIN_VOCAB_FOR_TOPK_HEAD', 1)
-    monkeypatch.setattr(fast, 'has_kernel', lambda: True)
+    monkeypatch.setattr(fast, 'topk_head_pays', lambda model: True)
     assert choose_decoder(m, [[1]], 5, 9).head is not None
     assert [m.generate(p, **k) for p in PROMPTS] == plain
 
@@ -560,7 +559,8 @@ def test_looking_for_changes_leaves_no_trace():
     m, state = model(), torch.get_rng_state()
     assert not changed_parts(m) and torch.equal(torch.get_rng_state(), state)
 
-def test_int8_weights_are_widened_once_a_text():
+def test_int8_weights_are_widened_once_a_text(monkeypatch):
+    monkeypatch.setenv(kernels.VARIABLE, 'int8=wide')
     m = model(d_model=48, n_heads=2).quantize()
     copies, seen = [], type(m.lm_head).forward
     def spy(self, x):
@@ -568,8 +568,7 @@ def test_int8_weights_are_widened_once_a_text():
         return seen(self, x)
     with patched(type(m.lm_head), 'forward', spy):
         m.generate('The', max_new_tokens=8, seed=0, stop_at_eot=False)
-    if not int8.has_kernel():
-        assert None not in copies and len({id(c) for c in copies}) < len(copies)/4
+    assert None not in copies and len({id(c) for c in copies}) < len(copies)/4
     assert m.lm_head.wide is None
 
 # ---- whatever surrounds a call ----

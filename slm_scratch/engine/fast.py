@@ -4,29 +4,23 @@
 
 # %% auto #0
 __all__ = ['MIN_VOCAB_FOR_TOPK_HEAD', 'shallow_clone', 'TopKHead', 'topk_head', 'FastDecoder', 'supports_fast_path',
-           'offer_fast_decoder']
+           'topk_head_pays', 'offer_fast_decoder']
 
 # %% ../../nbs/engine/fast.ipynb #235c8d10
 import weakref
 import torch
 from torch import Tensor, nn
 from ..model import SmallLanguageModel
+from .kernels import bit_sums, compile_linear
 from .int8 import (
-    Int8Linear, compile_int8_linear, has_kernel, int8_matmul, quantize_rows)
+    Int8Linear, compile_int8_linear, int8_kernel, quantize_rows)
 from ..generate import Decoder, register_decoder
 
 # %% ../../nbs/engine/fast.ipynb #ab040168
-def _compile_linear(layer):
-    "`layer` as a function of one vector, (1, 1, K) → (1, 1, N)"
-    if isinstance(layer, Int8Linear): return compile_int8_linear(layer)
-    W, bias, shape = layer.weight, layer.bias, (1, 1, len(layer.weight))
-    mv, addmv = torch.mv, torch.addmv
-    if bias is None: return lambda x: mv(W, x.view(-1)).view(shape)
-    return lambda x: addmv(bias, W, x.view(-1)).view(shape)
-
 def _compile(module):
     "A module's `forward` for one vector, with cheaper parts; of a list of modules, the list"
-    if isinstance(module, (nn.Linear, Int8Linear)): return _compile_linear(module)
+    if isinstance(module, nn.Linear): return compile_linear(module)
+    if isinstance(module, Int8Linear): return compile_int8_linear(module)
     if isinstance(module, nn.Dropout): return lambda x: x
     if isinstance(module, nn.ModuleList): return [_compile(m) for m in module]
     return shallow_clone(module).forward
@@ -34,10 +28,12 @@ def _compile(module):
 # %% ../../nbs/engine/fast.ipynb #1e44908b
 def shallow_clone(
     module:nn.Module, # unchanged, in evaluation mode
+    but=(), # names of parts that stay as they are
 ): # an object of the same class, with the same tensors: only to call its methods
     "A copy whose parts are plain functions of one vector: `forward` without `nn.Module`'s calls"
     clone = object.__new__(type(module))
-    parts = {name: _compile(part) for name, part in module._modules.items()}
+    parts = {name: part if name in but else _compile(part)
+             for name, part in module._modules.items()}
     clone.__dict__.update(vars(module) | module._parameters | module._buffers | parts)
     return clone
 
@@ -48,6 +44,7 @@ class TopKHead:
         head, # the output layer, `nn.Linear` or `Int8Linear`
     ):
         self.W, self.int8 = head.weight.detach(), isinstance(head, Int8Linear)     # (V, C)
+        self.kernel = int8_kernel(tuple(self.W.shape))
         self.q, self.scale = (self.W, head.scale) if self.int8 else quantize_rows(self.W)
         if self.int8: return
         size, error = [], []                                # of each rounded row, and of its error
@@ -64,12 +61,12 @@ class TopKHead:
     ) -> tuple[Tensor, Tensor]: # logits (k,), largest first, and their ids (k,)
         "Bounds for all, then exact scores for those that can be among the k best"
         k = min(k, len(self.q))
-        rough = int8_matmul(h[None], self.q)[0]*self.scale                         # (V,)
+        rough = self.kernel.matmul(h[None], self.q)[0]*self.scale                  # (V,)
         if self.int8: return rough.topk(k)                  # the layer's own scores are these
-        hq, s = quantize_rows(h[None])
-        # two roundings: of the weights, and of h
-        slack = self.error*h.norm() + self.size*(h - hq[0]*s).norm()
-        low = (rough - slack).topk(k).values[-1]*(1 - 1e-6) # and a hair for the sums themselves
+        lost = (h - self.kernel.round_rows(h[None])[0]).norm()
+        # three roundings: of the weights, of h, and of the scores
+        slack = self.error*h.norm() + self.size*lost + 2*self.kernel.eps*rough.abs()
+        low = (rough - slack).topk(k).values[-1]
         ids = (~(rough + slack < low)).nonzero()[:, 0]      # NaN stays in, to be found later
         z, i = torch.mv(self.W[ids], h).topk(k)
         return z, ids[i]
@@ -82,19 +79,10 @@ def topk_head(
 ) -> TopKHead: # made again after the weights have changed
     "The model's `TopKHead`"
     W = model.lm_head.weight.detach()
-    bits = _bits(W)
+    bits = bit_sums(W)
     if model not in _heads or not torch.equal(_heads[model][0], bits):
         _heads[model] = bits, TopKHead(model.lm_head)
     return _heads[model][1]
-
-# %% ../../nbs/engine/fast.ipynb #586fc5ad
-def _bits(W):
-    "Sums of the bits of `W` (V, C) by row and by column, as whole numbers of up to eight bytes"
-    size = W.shape[1]*W.element_size()                     # bytes in a row
-    units = torch.int64, torch.int32, torch.int16, torch.int8
-    unit = next(t for t in units if size % t.itemsize == 0)
-    words = W.contiguous().view(unit)
-    return torch.cat([words.sum(0), words.sum(1)])
 
 # %% ../../nbs/engine/fast.ipynb #e292403b
 class FastDecoder(Decoder):
@@ -106,17 +94,18 @@ class FastDecoder(Decoder):
         n_logits:int=None, # only so many of the largest logits are needed; None: all of them
     ):
         super().__init__(model, contexts, max_new_tokens)
-        self.n_logits, self.clone = n_logits, shallow_clone(model)
+        self.n_logits, self.clone = n_logits, shallow_clone(model, but=('lm_head',))
         self.head = topk_head(model) if n_logits else None
+        self.lm_head = None if n_logits else _compile(model.lm_head)
 
     def forward(self,
         ids:list, # one list of T new ids
     ) -> Tensor: # logits (1, V); with `n_logits`, −inf for all but the best
         "Run new tokens through the model: many as usual, one through the clone"
         if len(ids[0]) > 1: return super().forward(ids)
-        h = self.clone.hidden_states(torch.tensor(ids, device='cpu'), self.caches)[0] # (1, C)
-        if self.head is None: return self.model.lm_head(h).float()
-        best, best_ids = self.head(h[0], self.n_logits)
+        h = self.clone.hidden_states(torch.tensor(ids, device='cpu'), self.caches) # (1, 1, C)
+        if self.head is None: return self.lm_head(h)[0].float()
+        best, best_ids = self.head(h[0, 0], self.n_logits)
         logits = torch.full((1, self.model.config.vocab_size), -torch.inf, device='cpu')
         logits[0, best_ids] = best.float()
         return logits
@@ -136,6 +125,13 @@ def supports_fast_path(
     full = torch.float32, torch.float64
     return len(kinds) == 1 and kinds <= {('cpu', dtype, torch.strided) for dtype in full}
 
+def topk_head_pays(
+    model:SmallLanguageModel, # on the CPU
+) -> bool: # large enough, and are rough scores found by reading a byte a weight?
+    "Is `TopKHead` faster than all logits?"
+    V, C = model.config.vocab_size, model.config.d_model
+    return V >= MIN_VOCAB_FOR_TOPK_HEAD and int8_kernel((V, C)).reads_bytes
+
 @register_decoder
 def offer_fast_decoder(
     model:SmallLanguageModel, # whose logits
@@ -146,6 +142,5 @@ def offer_fast_decoder(
 ): # a `FastDecoder`, or None
     "For one text on a CPU; with the top-k head if it pays"
     if not supports_fast_path(model, len(contexts), changes): return None
-    large = model.config.vocab_size >= MIN_VOCAB_FOR_TOPK_HEAD
-    few = n_logits if large and has_kernel() else None
+    few = n_logits if topk_head_pays(model) else None
     return FastDecoder(model, contexts, max_new_tokens, few)

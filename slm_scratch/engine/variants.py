@@ -27,11 +27,24 @@ class Rotary(Variant):
 
     def cos_sin(self, cfg, positions): # config, (T,) or (B, T) → cosines and sines, or None
         "The angles of all positions; None if they are learned"
-        if cfg.positions == 'rotary': return rope_cos_sin(positions, cfg.head_dim)
+        if cfg.positions != 'rotary': return None
+        if positions.shape != (1,): return rope_cos_sin(positions, cfg.head_dim)
+        return tuple(t[positions] for t in _rope_table(cfg, positions.device)) # one new token
 
     def kept(self, cfg): # → int
         "Turned queries and keys, and the heads in their new layout: 3·C"
         return 3*cfg.d_model if cfg.positions == 'rotary' else 0
+
+_tables = {} # (width of a head, window, device) → cosines and sines of all positions
+
+def _rope_table(cfg, device):
+    "The angles of all positions: a decoder looks one up for each token"
+    key = cfg.head_dim, cfg.max_seq_len, device
+    if key not in _tables:
+        with torch.inference_mode(False): # what is made in inference mode could not be trained with
+            everywhere = torch.arange(cfg.max_seq_len, device=device)
+            _tables[key] = rope_cos_sin(everywhere, cfg.head_dim)
+    return _tables[key]
 
 VARIANTS['positions'] = Rotary('positions')
 
