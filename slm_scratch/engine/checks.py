@@ -24,10 +24,7 @@ _WHOLE = dict(batch_size=1, grad_accum=1, seed=0, eval_tokens=1, log_every=1) # 
 _MAYBE_WHOLE = dict(max_steps=1, block_size=1, warmup_steps=0, eval_every=1, checkpoint_every=1,
                     keep_every=1) # or None
 
-def _is_one_of(value, options):
-    "Is it one of the words or truth values? 1 is not True here"
-    return type(value) in (str, bool) and value in options
-
+# %% ../../nbs/engine/checks.ipynb #fa67842a
 def _positive(v): return is_real(v) and v > 0
 def _not_negative(v): return is_real(v) and v >= 0
 
@@ -42,6 +39,7 @@ def _number_rules():
     yield 'min_lr', 'a number, 0 or more', _not_negative, True
     for n in ('epochs', 'max_minutes', 'grad_clip'): yield n, 'a number above 0', _positive, True
 
+# %% ../../nbs/engine/checks.ipynb #79adf5bc
 def _wrong_numbers(args):
     "name → line, for each number that breaks its rule"
     found = {}
@@ -51,6 +49,11 @@ def _wrong_numbers(args):
         found[name] = f'{name}={value!r}: must be {"None or " if optional else ""}{rule}'
     return found
 
+# %% ../../nbs/engine/checks.ipynb #23b72fe9
+def _is_one_of(value, options):
+    "Is it one of the words or truth values? 1 is not True here"
+    return type(value) in (str, bool) and value in options
+
 def _wrong_words(args):
     "name → line, for each word or switch that is not one of its choices"
     found = {}
@@ -59,6 +62,21 @@ def _wrong_words(args):
         if _is_one_of(value, options): continue
         found[name] = f'{name}={value!r}: must be one of {", ".join(map(repr, options))}'
     return found
+
+# %% ../../nbs/engine/checks.ipynb #4b4f0554
+def _pair_problems(args, wrong, max_seq_len):
+    "Lines about values that do not fit together; names in `wrong` have a line already"
+    more = []
+    if not wrong & {'min_lr', 'learning_rate'} and (args.min_lr or 0) > args.learning_rate:
+        more.append(f'min_lr={args.min_lr}: lies above learning_rate={args.learning_rate}; '
+                    'use learning_rate/10 (the default)')
+    if 'block_size' not in wrong and max_seq_len and (args.block_size or 0) > max_seq_len:
+        more.append(f'block_size={args.block_size}: the model was built for '
+                    f'max_seq_len={max_seq_len}; use that or less')
+    limited = not wrong & {'warmup_steps', 'max_steps'} and args.max_steps
+    if limited and (args.warmup_steps or 0) >= args.max_steps:
+        more.append(f'warmup_steps={args.warmup_steps}: must be below max_steps={args.max_steps}')
+    return more
 
 # %% ../../nbs/engine/checks.ipynb #4af2bcbd
 def _device_problem(device):
@@ -70,6 +88,7 @@ def _device_problem(device):
         why = str(e).splitlines()[0][:90]
     return f'device={device!r}: {why}; leave it out to use {str(choose_device())!r}'
 
+# %% ../../nbs/engine/checks.ipynb #0293c22d
 def _shard_problem(shard):
     "Why the weights cannot be shared out, or None"
     if shard is not True: return None
@@ -79,6 +98,7 @@ def _shard_problem(shard):
     return (f'shard=True: PyTorch {torch.__version__} has no fully_shard; '
             'update it, or leave shard out')
 
+# %% ../../nbs/engine/checks.ipynb #b9794fd4
 def _folder_problem(out_dir):
     "Why no run can be written there, or None; of several processes the first one tries"
     if out_dir is None: return None
@@ -93,20 +113,12 @@ def argument_problems(
 ) -> list: # one line for each problem: argument, value, limit
     "Everything that is wrong with the arguments of `train`, before any work is done"
     found = _wrong_numbers(args) | _wrong_words(args)
-    more = []
-    if not found.keys() & {'min_lr', 'learning_rate'} and (args.min_lr or 0) > args.learning_rate:
-        more.append(f'min_lr={args.min_lr}: lies above learning_rate={args.learning_rate}; '
-                    'use learning_rate/10 (the default)')
-    if 'block_size' not in found and max_seq_len and (args.block_size or 0) > max_seq_len:
-        more.append(f'block_size={args.block_size}: the model was built for '
-                    f'max_seq_len={max_seq_len}; use that or less')
-    limited = not found.keys() & {'warmup_steps', 'max_steps'} and args.max_steps
-    if limited and (args.warmup_steps or 0) >= args.max_steps:
-        more.append(f'warmup_steps={args.warmup_steps}: must be below max_steps={args.max_steps}')
     places = [_device_problem(args.device), _folder_problem(args.out_dir),
               _shard_problem(args.shard)]
-    return [*found.values(), *more, *(p for p in places if p)]
+    return [*found.values(), *_pair_problems(args, found.keys(), max_seq_len),
+            *(p for p in places if p)]
 
+# %% ../../nbs/engine/checks.ipynb #377c0089
 def plain_arguments(
     args, # an object with the fields of a `TrainConfig`, already checked
 ) -> dict: # name → value
@@ -116,6 +128,30 @@ def plain_arguments(
         if is_real(value): plain[name] = int(value) if is_whole(value) else float(value)
     if plain['out_dir'] is not None: plain['out_dir'] = as_path(plain['out_dir'])
     return plain
+
+# %% ../../nbs/engine/checks.ipynb #bce94f3a
+def _is_quantized(model, tensors):
+    "Is it in int8, ours or PyTorch's?"
+    small = (torch.int8, torch.uint8)
+    whole = any(t.dtype in small and n.endswith('weight') for n, t in tensors)
+    return whole or any('.quantized.' in type(m).__module__ for m in model.modules())
+
+# %% ../../nbs/engine/checks.ipynb #9b4c03b1
+def _head_problems(model):
+    "What is wrong with the matrices that read and write tokens; the config must fit them"
+    V, table, head = model.config.vocab_size, model.token_embedding, model.lm_head
+    parts = dict(token_embedding=table, lm_head=head)
+    sizes = {n: len(m.weight) for n, m in parts.items() if isinstance(m, (nn.Embedding, nn.Linear))}
+    found = [f'model.{n} has {rows:,} rows, but its config says vocab_size={V:,}: '
+             f'build the model with ModelConfig(vocab_size={rows})'
+             for n, rows in sizes.items() if rows != V]
+    tied = getattr(head, 'weight', None) is getattr(table, 'weight', None)
+    if not found and model.config.tie_weights and not tied:
+        found.append('model.lm_head was replaced: its config says tie_weights=True, but its matrix '
+                     'is not that of model.token_embedding. Build the model with '
+                     'ModelConfig(tie_weights=False), or tie it again: '
+                     'model.lm_head.weight = model.token_embedding.weight')
+    return found
 
 # %% ../../nbs/engine/checks.ipynb #e9636a96
 def model_problems(
@@ -138,28 +174,7 @@ def model_problems(
                 'model.requires_grad_(True) frees them']
     return _head_problems(model)
 
-def _is_quantized(model, tensors):
-    "Is it in int8, ours or PyTorch's?"
-    small = (torch.int8, torch.uint8)
-    whole = any(t.dtype in small and n.endswith('weight') for n, t in tensors)
-    return whole or any('.quantized.' in type(m).__module__ for m in model.modules())
-
-def _head_problems(model):
-    "What is wrong with the matrices that read and write tokens; the config must fit them"
-    V, table, head = model.config.vocab_size, model.token_embedding, model.lm_head
-    parts = dict(token_embedding=table, lm_head=head)
-    sizes = {n: len(m.weight) for n, m in parts.items() if isinstance(m, (nn.Embedding, nn.Linear))}
-    found = [f'model.{n} has {rows:,} rows, but its config says vocab_size={V:,}: '
-             f'build the model with ModelConfig(vocab_size={rows})'
-             for n, rows in sizes.items() if rows != V]
-    tied = getattr(head, 'weight', None) is getattr(table, 'weight', None)
-    if not found and model.config.tie_weights and not tied:
-        found.append('model.lm_head was replaced: its config says tie_weights=True, but its matrix '
-                     'is not that of model.token_embedding. Build the model with '
-                     'ModelConfig(tie_weights=False), or tie it again: '
-                     'model.lm_head.weight = model.token_embedding.weight')
-    return found
-
+# %% ../../nbs/engine/checks.ipynb #c1d53c7f
 def check_model(
     model:SmallLanguageModel, # the model
 ) -> None:
@@ -193,6 +208,17 @@ def widen(
         t.data = t.data.float()
     return sorted(str(d)[6:] for d in small)
 
+# %% ../../nbs/engine/checks.ipynb #f910d104
+def _advice(trainer):
+    "What is safe after a broken step, and what to change"
+    last, c = trainer.out_dir/'last.pt', trainer.config
+    kept = f'{last} is intact' if last.exists() else 'there is no checkpoint yet'
+    advice = [f'Try learning_rate={c.learning_rate/3:.1g}', 'more warmup_steps']
+    if not c.grad_clip: advice.append('grad_clip=1.0')
+    if trainer.plan.precision.dtype != torch.float32: advice.append("precision='fp32'")
+    go_on = "; resume='changed' goes on from there with the new values" if last.exists() else ''
+    return f'The weights of the step before are in memory, and {kept}. ' + ', '.join(advice) + go_on
+
 # %% ../../nbs/engine/checks.ipynb #33bbbfec
 def check_finite(
     trainer, # a `LanguageModelTrainer`, before its step
@@ -202,17 +228,9 @@ def check_finite(
 ) -> None:
     """Raise before a broken gradient reaches the weights;
     the scaler of fp16 skips such a step by itself, up to a point"""
-    scaler, dtype, c = trainer.plan.scaler, trainer.plan.precision.dtype, trainer.config
+    scaler = trainer.plan.scaler
     skips = scaler.is_enabled() and scaler.get_scale() > 1
     if math.isfinite(loss) and (math.isfinite(norm) or skips): return
-    last = trainer.out_dir/'last.pt'
-    kept = f'{last} is intact' if last.exists() else 'there is no checkpoint yet'
-    advice = [f'Try learning_rate={c.learning_rate/3:.1g}', 'more warmup_steps']
-    if not c.grad_clip: advice.append('grad_clip=1.0')
-    if dtype != torch.float32: advice.append("precision='fp32'")
-    go_on = "; resume='changed' goes on from there with the new values" if last.exists() else ''
     raise FloatingPointError(
         f'step {trainer.step}: the loss is {loss}, the gradient norm {norm}, '
-        f'at learning rate {lr:.3g} in {dtype}. '
-        f'The weights of the step before are in memory, and {kept}. '
-        + ', '.join(advice) + go_on)
+        f'at learning rate {lr:.3g} in {trainer.plan.precision.dtype}. ' + _advice(trainer))

@@ -31,6 +31,7 @@ DEMO_TRAINING = dict(
     batch_size=2, block_size=DEMO_CONFIG.max_seq_len, learning_rate=7e-3, min_lr=1e-4,
     warmup_steps=20, optimizer='muon', schedule='wsd', eval_every=400, eval_tokens=16_384)
 
+# %% ../../nbs/engine/demo.ipynb #e96ea24b
 def demo_model(
     vocab_size:int=3000, # tokens of a compact vocabulary, trained on tales
     seed:int=0, # of the initial weights
@@ -65,6 +66,56 @@ def wrap(
 
 def _say(*lines): print(*lines, sep='\n', flush=True)
 
+# %% ../../nbs/engine/demo.ipynb #bdd883b1
+def _demo_start(seed, out):
+    "Steps 1 to 3: the untrained model and its data"
+    _say(f'1. A grammar writes stories, each with {TaleGrammar.load().entropy():.0f} '
+         'bits of surprise on average. One of them:', '', wrap(tales(1, seed)[0].text), '')
+    model = demo_model(seed=seed)
+    train, valid = prepare('tales', model.tokenizer, out/'data', seed=seed)
+    _say(f'2. A vocabulary of {model.tokenizer.vocab_size:,} tokens is learned from them; '
+         f'{train.n_documents:,} stories become {len(train):,} tokens.', '',
+         f'3. A transformer with {count_parameters(model.config)["total"]:,} '
+         'random weights learns to guess the next token.')
+    return model, (train, valid)
+
+# %% ../../nbs/engine/demo.ipynb #3ba8da64
+def _demo_scores(model, valid):
+    "Step 4: how far the model is from the entropy of the grammar"
+    score = evaluate(model, valid, max_documents=300)
+    above = score.bits_per_byte/score.floor - 1
+    _say('', f'4. On {score.n_documents} stories that it never saw it needs '
+         f'{score.bits_per_byte:.3f} ± {score.stderr:.3f} bits per byte.',
+         f'   The grammar itself needs {score.floor:.3f}, and nobody can do better: '
+         f'the model is {above:.0%} above this floor.')
+    return dict(bits_per_byte=score.bits_per_byte, floor=score.floor, above=above,
+                stderr=score.stderr)
+
+# %% ../../nbs/engine/demo.ipynb #b03a90fd
+def _demo_stories(model, n, seed):
+    "Step 5: stories, and the counts of the checker"
+    stories = model.generate(
+        DEMO_PROMPT, max_new_tokens=400, temperature=0.5, num_samples=n, seed=seed)
+    counts = score_stories(stories)
+    _say('', f'5. It tells stories. Of {n} that begin with "{DEMO_PROMPT}", '
+         f'the checker finds that in {counts["keeps"]} the hero keeps name and pronoun,',
+         f'   in {counts["grammatical"]} every sentence is grammatical, in {counts["both"]} both, '
+         f'and {counts["ended"]} come to their end. The first three:')
+    for s in stories[:3]: _say('', wrap(s))
+    return stories, counts
+
+# %% ../../nbs/engine/demo.ipynb #62f89f97
+def _check_demo(minutes, n_stories, seed):
+    "Raise one ValueError for everything that is wrong"
+    wrong = []
+    if not is_real(minutes) or minutes <= 0:
+        wrong.append(f'minutes={minutes}: must be a number above 0; 4.5 give good stories')
+    if not is_whole(n_stories, 1):
+        wrong.append(f'n_stories={n_stories}: must be at least 1; 10 give a first count')
+    if not is_whole(seed, 0): wrong.append(f'seed={seed}: must be a whole number, 0 or more')
+    if wrong: raise ValueError('\n- '.join([f'{len(wrong)} wrong argument(s):', *wrong]))
+
+# %% ../../nbs/engine/demo.ipynb #6fde1b47
 def demo(
     minutes:float=4.5, # of training; more gives better stories
     out_dir='runs/demo', # folder of the run; a finished one there goes straight to the stories
@@ -87,52 +138,6 @@ def demo(
     stories, counts = _demo_stories(model, n_stories, seed)
     return dict(**scores, **counts, texts=stories, history=history, model=model,
                 seconds=time.time() - began)
-
-# %% ../../nbs/engine/demo.ipynb #bdd883b1
-def _demo_start(seed, out):
-    "Steps 1 to 3: the untrained model and its data"
-    _say(f'1. A grammar writes stories, each with {TaleGrammar.load().entropy():.0f} '
-         'bits of surprise on average. One of them:', '', wrap(tales(1, seed)[0].text), '')
-    model = demo_model(seed=seed)
-    train, valid = prepare('tales', model.tokenizer, out/'data', seed=seed)
-    _say(f'2. A vocabulary of {model.tokenizer.vocab_size:,} tokens is learned from them; '
-         f'{train.n_documents:,} stories become {len(train):,} tokens.', '',
-         f'3. A transformer with {count_parameters(model.config)["total"]:,} '
-         'random weights learns to guess the next token.')
-    return model, (train, valid)
-
-def _demo_scores(model, valid):
-    "Step 4: how far the model is from the entropy of the grammar"
-    score = evaluate(model, valid, max_documents=300)
-    above = score.bits_per_byte/score.floor - 1
-    _say('', f'4. On {score.n_documents} stories that it never saw it needs '
-         f'{score.bits_per_byte:.3f} ± {score.stderr:.3f} bits per byte.',
-         f'   The grammar itself needs {score.floor:.3f}, and nobody can do better: '
-         f'the model is {above:.0%} above this floor.')
-    return dict(bits_per_byte=score.bits_per_byte, floor=score.floor, above=above,
-                stderr=score.stderr)
-
-def _demo_stories(model, n, seed):
-    "Step 5: stories, and the counts of the checker"
-    stories = model.generate(
-        DEMO_PROMPT, max_new_tokens=400, temperature=0.5, num_samples=n, seed=seed)
-    counts = score_stories(stories)
-    _say('', f'5. It tells stories. Of {n} that begin with "{DEMO_PROMPT}", '
-         f'the checker finds that in {counts["keeps"]} the hero keeps name and pronoun,',
-         f'   in {counts["grammatical"]} every sentence is grammatical, in {counts["both"]} both, '
-         f'and {counts["ended"]} come to their end. The first three:')
-    for s in stories[:3]: _say('', wrap(s))
-    return stories, counts
-
-def _check_demo(minutes, n_stories, seed):
-    "Raise one ValueError for everything that is wrong"
-    wrong = []
-    if not is_real(minutes) or minutes <= 0:
-        wrong.append(f'minutes={minutes}: must be a number above 0; 4.5 give good stories')
-    if not is_whole(n_stories, 1):
-        wrong.append(f'n_stories={n_stories}: must be at least 1; 10 give a first count')
-    if not is_whole(seed, 0): wrong.append(f'seed={seed}: must be a whole number, 0 or more')
-    if wrong: raise ValueError('\n- '.join([f'{len(wrong)} wrong argument(s):', *wrong]))
 
 # %% ../../nbs/engine/demo.ipynb #2dc7a43c
 @program(
