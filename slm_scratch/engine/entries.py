@@ -33,6 +33,7 @@ def _advice(entry):
     if isinstance(entry, Iterable): return 'one list of texts is expected, not a list of lists'
     return 'a text is a str'
 
+# %% ../../nbs/engine/entries.ipynb #0e26f923
 def check_document(entry, # one entry of a list of texts
                    number:int, # its place in the list, from 0
                    what:str='texts', # the name of the list, for the error
@@ -53,6 +54,7 @@ def _warn_of_file(text):
         warnings.warn(f'{text!r} is taken as a text, but it is also the name of a file: '
                       'slm_scratch.read_texts(path) reads what the file holds', stacklevel=4)
 
+# %% ../../nbs/engine/entries.ipynb #1e86ec8d
 def check_texts(texts, # a text, or an iterable of texts
                 what:str='texts', # its name, for the error
                ): # generator of str

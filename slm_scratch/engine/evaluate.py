@@ -49,6 +49,7 @@ def pad_windows(
         y[row, :len(targets)] = torch.from_numpy(targets)
     return x, y
 
+# %% ../../nbs/engine/evaluate.ipynb #98be1214
 @torch.no_grad()
 def score_documents(
     model:SmallLanguageModel, # in evaluation mode
@@ -83,6 +84,7 @@ class Evaluation:
     n_tokens:int # targets: each token of a document and the end of text after it
     n_bytes:int # of the documents' text
 
+# %% ../../nbs/engine/evaluate.ipynb #c67f3389
 def ratio_stderr(
     bits:np.ndarray, # of each document
     n_bytes:np.ndarray, # of each document
@@ -100,6 +102,7 @@ class Documents(NamedTuple):
     n_bytes:np.ndarray # of each document's text
     bits:float # their entropy, summed; nan if it is unknown
 
+# %% ../../nbs/engine/evaluate.ipynb #1ea7cf9d
 def pick_documents(
     tokenizer, # the model's
     data, # as for `evaluate`
@@ -117,6 +120,26 @@ def pick_documents(
     eot = [tokenizer.eot]
     ids = [np.concatenate([eot, data.document(i), eot]) for i in pick]
     return Documents(ids, data.document_bytes[pick], float(data.document_bits[pick].sum()))
+
+# %% ../../nbs/engine/evaluate.ipynb #04369fce
+def _whole_numbers(**limits):
+    "The limits as Python's numbers; raises ValueError for one that is neither None nor at least 1"
+    for name, value in limits.items():
+        limits[name] = value = as_number(value)
+        if value is None or is_whole(value, 1): continue
+        raise ValueError(f'{name}={value!r}: must be None or a whole number, at least 1')
+    return limits
+
+# %% ../../nbs/engine/evaluate.ipynb #5337be04
+def _summary(nats, documents):
+    "The `Evaluation` of documents, from the nats of each"
+    bits, n_bytes = nats/math.log(2), int(documents.n_bytes.sum())
+    n_tokens = sum(len(d) - 1 for d in documents.ids)
+    loss = float(nats.sum())/n_tokens
+    return Evaluation(
+        loss, math.exp(loss), float(bits.sum())/n_bytes, ratio_stderr(bits, documents.n_bytes),
+        None if math.isnan(documents.bits) else documents.bits/n_bytes,
+        len(nats), n_tokens, n_bytes)
 
 # %% ../../nbs/engine/evaluate.ipynb #cc394e0e
 def evaluate(
@@ -139,21 +162,3 @@ def evaluate(
             nats = score_documents(model, documents.ids, longest, at_once)
     finally: model.train(was_training)
     return _summary(nats, documents)
-
-def _whole_numbers(**limits):
-    "The limits as Python's numbers; raises ValueError for one that is neither None nor at least 1"
-    for name, value in limits.items():
-        limits[name] = value = as_number(value)
-        if value is None or is_whole(value, 1): continue
-        raise ValueError(f'{name}={value!r}: must be None or a whole number, at least 1')
-    return limits
-
-def _summary(nats, documents):
-    "The `Evaluation` of documents, from the nats of each"
-    bits, n_bytes = nats/math.log(2), int(documents.n_bytes.sum())
-    n_tokens = sum(len(d) - 1 for d in documents.ids)
-    loss = float(nats.sum())/n_tokens
-    return Evaluation(
-        loss, math.exp(loss), float(bits.sum())/n_bytes, ratio_stderr(bits, documents.n_bytes),
-        None if math.isnan(documents.bits) else documents.bits/n_bytes,
-        len(nats), n_tokens, n_bytes)

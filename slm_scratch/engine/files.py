@@ -45,12 +45,14 @@ def as_plain(value, # anything
     if type(value) in (list, tuple): return type(value)(map(as_plain, value))
     return value
 
+# %% ../../nbs/engine/files.ipynb #b9232f16
 def as_number(value, # what should be a number
              ): # Python's number for one of numpy's or of a tensor; anything else unchanged
     "A single number as Python's"
     if isinstance(value, torch.Tensor) and value.ndim == 0: return value.item()
     return as_plain(value)
 
+# %% ../../nbs/engine/files.ipynb #75946c62
 def _is_bool(value): return isinstance(value, (bool, np.bool_))
 
 def is_whole(value, # anything
@@ -60,6 +62,7 @@ def is_whole(value, # anything
     if _is_bool(value) or not isinstance(value, Integral): return False
     return low is None or value >= low
 
+# %% ../../nbs/engine/files.ipynb #c08e9f24
 def is_real(value, # anything
            ) -> bool:
     "Is it a finite number (of Python's or numpy's, but no bool)?"
@@ -80,6 +83,16 @@ def temporary_name(path:Path, # the file to be written
     "The name of a file until it is complete; `leftovers` finds it again"
     return path.with_name(f'{path.name}.{os.getpid()}{TMP}')
 
+# %% ../../nbs/engine/files.ipynb #977d4e8b
+def _not_written(path, e):
+    "The error for a file that could not be written; torch hides a full disk behind a RuntimeError"
+    why = e if isinstance(e, OSError) else e.__context__ or e
+    code = getattr(why, 'errno', None)
+    full = code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    advice = '. Free some space or save elsewhere' if full else ''
+    return OSError(code, f'{path} was not written ({why}); an older file there is intact{advice}')
+
+# %% ../../nbs/engine/files.ipynb #4cf8ff4b
 @contextmanager
 def atomic_write(path, # the file to write: its folder is made if missing, a link is followed
                 ): # a binary file, open for writing
@@ -95,14 +108,6 @@ def atomic_write(path, # the file to write: its folder is made if missing, a lin
         os.replace(tmp, path)
     except (OSError, RuntimeError) as e: raise _not_written(path, e) from e
     finally: tmp.unlink(missing_ok=True)
-
-def _not_written(path, e):
-    "The error for a file that could not be written; torch hides a full disk behind a RuntimeError"
-    why = e if isinstance(e, OSError) else e.__context__ or e
-    code = getattr(why, 'errno', None)
-    full = code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    advice = '. Free some space or save elsewhere' if full else ''
-    return OSError(code, f'{path} was not written ({why}); an older file there is intact{advice}')
 
 # %% ../../nbs/engine/files.ipynb #73523311
 def atomic_save(obj, # what `torch.save` takes: tensors and plain values
@@ -160,6 +165,7 @@ def is_running(pid:int, # number of a process
     except (PermissionError, OverflowError): return True
     return True
 
+# %% ../../nbs/engine/files.ipynb #9e6aeeee
 def leftovers(folder, # looked into, but not below
               names, # of files that we write there, such as 'last.pt'
              ) -> list: # Paths

