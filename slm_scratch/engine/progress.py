@@ -13,7 +13,7 @@ import torch
 from fastcore.basics import patch
 from ..data import get_batch
 
-# %% ../../nbs/engine/progress.ipynb #611adb75
+# %% ../../nbs/engine/progress.ipynb #3bab8609
 @dataclass
 class Origin:
     "From where windows and tokens are counted"
@@ -21,6 +21,7 @@ class Origin:
     windows:int=0 # seen by then
     tokens:int=0 # seen by then
 
+# %% ../../nbs/engine/progress.ipynb #b1e4f516
 @dataclass
 class Best:
     "The best model so far"
@@ -40,6 +41,7 @@ class Saved:
     step:int=0 # when it was
     at:float=0. # seconds of the run
 
+# %% ../../nbs/engine/progress.ipynb #f19d743a
 @dataclass
 class Sums:
     "Sums over the steps since the last row of the history"
@@ -48,7 +50,7 @@ class Sums:
     seconds:float=0. # spent in steps
     norm:float=0. # of the last gradient; not a sum
 
-# %% ../../nbs/engine/progress.ipynb #e027d42a
+# %% ../../nbs/engine/progress.ipynb #60da935a
 @dataclass
 class Progress:
     "Where a run is, and how far it goes"
@@ -67,52 +69,28 @@ class Progress:
     saved:Saved=field(default_factory=Saved) # last
     sums:Sums=field(default_factory=Sums) # since the last row
 
-    @property
-    def step_tokens(self) -> int:
-        "Tokens of an optimizer step"
-        return self.step_windows * self.block_size
+# %% ../../nbs/engine/progress.ipynb #dc64a3d8
+@patch(as_prop=True)
+def step_tokens(self:Progress) -> int:
+    "Tokens of an optimizer step"
+    return self.step_windows * self.block_size
 
-    @property
-    def windows_seen(self) -> int:
-        "Windows since the start of the run, each as long as they are now"
-        return self.origin.windows + (self.step - self.origin.step)*self.step_windows
+@patch(as_prop=True)
+def windows_seen(self:Progress) -> int:
+    "Windows since the start of the run, each as long as they are now"
+    return self.origin.windows + (self.step - self.origin.step)*self.step_windows
 
-    @property
-    def tokens_seen(self) -> int:
-        "Tokens since the start of the run"
-        return self.origin.tokens + (self.step - self.origin.step)*self.step_tokens
+@patch(as_prop=True)
+def tokens_seen(self:Progress) -> int:
+    "Tokens since the start of the run"
+    return self.origin.tokens + (self.step - self.origin.step)*self.step_tokens
 
-    @property
-    def epochs(self) -> float:
-        "How many times through the text"
-        return self.windows_seen/self.epoch_windows
+@patch(as_prop=True)
+def epochs(self:Progress) -> float:
+    "How many times through the text"
+    return self.windows_seen/self.epoch_windows
 
-    @property
-    def planned_steps(self) -> float:
-        "How many steps the run will have; against the clock, at the pace so far"
-        if not self.max_minutes or not self.step or not self.elapsed: return self.max_steps
-        return min(self.max_steps, self.step * self.max_minutes*60/self.elapsed)
-
-    @property
-    def done(self) -> bool:
-        "Is no step left?"
-        return self.step >= self.planned_steps
-
-# %% ../../nbs/engine/progress.ipynb #9a0e9837
-@patch
-def limit(self:Progress,
-    epochs:float=None, # times through the data; None: 1, or no limit if `max_minutes` is given
-    max_steps:int=None, # wins over `epochs`
-    max_minutes:float=None, # of the clock
-) -> None:
-    "Set how far the run goes; `epochs` are counted in text seen"
-    exact = Fraction(str(1 if epochs is None else epochs)) # a resumed run must plan the same
-    left = exact*self.epoch_windows - self.windows_seen
-    by_text = self.step + max(0, math.ceil(left/self.step_windows))
-    if epochs is None and max_minutes is not None: by_text = math.inf
-    self.max_steps = by_text if max_steps is None else max_steps
-    self.max_minutes = max_minutes
-
+# %% ../../nbs/engine/progress.ipynb #45300ea2
 @patch
 def carry_over(self:Progress,
     step_windows:int, # before the change
@@ -143,7 +121,34 @@ def windows_from(
     more_x, more_y = get_batch(data, i + 1, batch_size, block_size, seed)
     return torch.cat([x[late:], more_x[:late]]), torch.cat([y[late:], more_y[:late]])
 
-# %% ../../nbs/engine/progress.ipynb #094dbe61
+# %% ../../nbs/engine/progress.ipynb #ae5cc987
+@patch(as_prop=True)
+def planned_steps(self:Progress) -> float:
+    "How many steps the run will have; against the clock, at the pace so far"
+    if not self.max_minutes or not self.step or not self.elapsed: return self.max_steps
+    return min(self.max_steps, self.step * self.max_minutes*60/self.elapsed)
+
+@patch(as_prop=True)
+def done(self:Progress) -> bool:
+    "Is no step left?"
+    return self.step >= self.planned_steps
+
+# %% ../../nbs/engine/progress.ipynb #2029ff0e
+@patch
+def limit(self:Progress,
+    epochs:float=None, # times through the data; None: 1, or no limit if `max_minutes` is given
+    max_steps:int=None, # wins over `epochs`
+    max_minutes:float=None, # of the clock
+) -> None:
+    "Set how far the run goes; `epochs` are counted in text seen"
+    exact = Fraction(str(1 if epochs is None else epochs)) # a resumed run must plan the same
+    left = exact*self.epoch_windows - self.windows_seen
+    by_text = self.step + max(0, math.ceil(left/self.step_windows))
+    if epochs is None and max_minutes is not None: by_text = math.inf
+    self.max_steps = by_text if max_steps is None else max_steps
+    self.max_minutes = max_minutes
+
+# %% ../../nbs/engine/progress.ipynb #44133e5c
 @patch
 def due_evaluation(self:Progress,
     eval_every:int=None, # steps between evaluations; None: 20 in a run, at least 50 steps apart
@@ -155,6 +160,7 @@ def due_evaluation(self:Progress,
         return self.elapsed - self.evaluated.at > pause
     return self.step % max(50, math.ceil(self.max_steps/20)) == 0
 
+# %% ../../nbs/engine/progress.ipynb #97d3ff15
 @patch
 def due_checkpoint(self:Progress,
     checkpoint_every:int=None, # steps; None: at evaluations, and every 5 minutes
@@ -164,6 +170,7 @@ def due_checkpoint(self:Progress,
     if checkpoint_every: return self.step % checkpoint_every == 0
     return evaluated or self.elapsed - self.saved.at > 300
 
+# %% ../../nbs/engine/progress.ipynb #cb85c377
 @patch
 def add(self:Progress,
     loss:float, # nats a token
@@ -176,6 +183,7 @@ def add(self:Progress,
     sums = self.sums
     self.sums = Sums(sums.loss + loss, sums.steps + 1, sums.seconds + now - began, norm)
 
+# %% ../../nbs/engine/progress.ipynb #8a9c647a
 @patch
 def sync_clock_and_stop(self:Progress,
     group, # a `ProcessGroup`
@@ -196,7 +204,7 @@ def sync_clock_and_stop(self:Progress,
     self.start = self.clock() - self.elapsed
     return signal or ('SIGTERM' if stops else None)
 
-# %% ../../nbs/engine/progress.ipynb #a8594a2e
+# %% ../../nbs/engine/progress.ipynb #885e8077
 _KEPT = dict(origin=Origin, best=Best, evaluated=Evaluated, sums=Sums) # fields of a checkpoint
 
 @patch
@@ -205,6 +213,7 @@ def state_dict(self:Progress) -> dict: # plain values
     kept = {name: asdict(getattr(self, name)) for name in _KEPT}
     return dict(step=self.step, elapsed=self.elapsed, **kept)
 
+# %% ../../nbs/engine/progress.ipynb #6d07cec5
 @patch
 def load_state_dict(self:Progress,
     state:dict, # from `state_dict`; other keys are ignored
