@@ -11,7 +11,6 @@ import os, warnings
 from dataclasses import asdict, fields, replace
 from functools import partial
 import torch
-import slm_scratch.engine.variants # a file's config may name one
 from fastcore.basics import patch
 from torch import nn
 from .files import as_path, atomic_save, safe_load
