@@ -1,5 +1,5 @@
 "The programs: `python -m slm_scratch train|generate|eval|demo`, and `torchrun -m slm_scratch train`"
-import slm_scratch.engine.demo # adds itself to the programs
-from slm_scratch.engine.cli import main
+import slm_scratch.engine.demo # adds itself, and those of cli, to the programs
+from slm_scratch.engine.shell import main
 
 if __name__ == '__main__': main()

@@ -7,7 +7,7 @@ __all__ = ['cross_entropy', 'cosine_schedule', 'wsd_schedule', 'TrainConfig', 'c
            'learning_rate']
 
 # %% ../nbs/04_train.ipynb #e17fe706
-import inspect, json, math, time, warnings
+import json, math, time, warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, InitVar, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 from fastcore.basics import patch
 from torch import nn
 from .engine.files import as_number
-from .data import get_batch, steps_per_epoch, TokenDataset
+from .data import get_batch, steps_per_epoch
 from .model import ModelConfig, SmallLanguageModel
 from .engine.sizes import explain_oom
 from .engine.device import choose_device, choose_precision, DevicePlan, fork_rng

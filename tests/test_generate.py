@@ -15,8 +15,10 @@ from slm_scratch.attention import MultiHeadAttention
 from slm_scratch.engine import changes, fast, kernels
 import slm_scratch.engine.lens # gives the model two methods
 from slm_scratch.engine.changes import changed_parts
+from slm_scratch.engine.config import VARIANTS
 from slm_scratch.engine.memorization import MemorizationIndex
 from slm_scratch.engine.fast import FastDecoder, TopKHead, topk_head
+from slm_scratch.engine.variants import Rotary
 from slm_scratch.generate import Decoder, GenerationConfig, Sampler, choose_decoder
 from slm_scratch.generate import keep_min_p, keep_top_k, keep_top_p, penalize_repeats, sample
 from slm_scratch.model import MLP, Block
@@ -403,6 +405,9 @@ def scaled_heads(self, x):
     q, k, v = self.qkv(x).view(B, T, 3, self.n_heads, self.head_dim).transpose(1, 3).unbind(2)
     return 3*q, k, v
 def scaled_embed(self, ids, positions): return 4*self.token_embedding(ids)
+def stretched(self, cfg, positions):
+    "Angles that depend on the length of the row, so that no cached key stays right"
+    return attention.rope_cos_sin(positions*(9/(1 + positions.max())), cfg.head_dim)
 def exact_gelu(x, approximate='none'): return F.elu(x)
 def rounded(self, x): return F.linear(x, self.weight, self.bias).round(decimals=1)
 
@@ -417,6 +422,7 @@ FUNCTIONS = {
     'model.embed': (SmallLanguageModel, 'embed', scaled_embed),
     'nn.Linear.forward': (nn.Linear, 'forward', rounded),
     'nn.LayerNorm.forward': (nn.LayerNorm, 'forward', lambda self, x: x*self.weight),
+    'Rotary.cos_sin': (Rotary, 'cos_sin', stretched),
     'a global, apply_rotary_emb': (attention, 'apply_rotary_emb', lambda x, cos_sin: x.roll(1, -1)),
     'a global, gelu': (F, 'gelu', exact_gelu),
 }
@@ -440,6 +446,23 @@ def test_patched_by_fastcore_and_by_code():
     try: assert changed_parts(m) and agrees(m, 12) != before
     finally: old.__code__ = code
     assert agrees(m, 12) == before
+
+class Stretched(Rotary):
+    cos_sin = stretched
+
+@pytest.mark.parametrize('change', ['entry', 'attribute'])
+def test_replaced_variants(monkeypatch, change):
+    "The model reads `VARIANTS` at each pass: another entry is seen, and tried with caches"
+    m, before = model(), agrees(model(), 12)
+    if change == 'entry': monkeypatch.setitem(VARIANTS, 'positions', Stretched('positions'))
+    else:
+        own = VARIANTS['positions']
+        monkeypatch.setattr(own, 'cos_sin', lambda *args: stretched(own, *args), raising=False)
+    assert [*changed_parts(m)] == [''] and "VARIANTS['positions']" in changed_parts(m)['']
+    assert agrees(m, 12) != before
+    assert type(choose_decoder(m, [[1, 2]], 5)) is changes.UncachedDecoder
+    monkeypatch.undo()
+    assert not changed_parts(m) and agrees(m, 12) == before
 
 class NoCaches(SmallLanguageModel):
     def forward(self, ids): return super().forward(ids).flip(-1)

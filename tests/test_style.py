@@ -319,6 +319,55 @@ def test_lines_of_scripts(path): assert untidy_lines(path) == []
 @pytest.mark.parametrize('path', modules, ids=dotted)
 def test_lines_of_modules(path): assert untidy_lines(path) == []
 
+# ---- imports ----
+
+def offered(tree):
+    "The names in `__all__`"
+    lists = [n.value for n in tree.body if isinstance(n, ast.Assign)
+             and getattr(n.targets[0], 'id', '') == '__all__']
+    return {name for names in lists for name in ast.literal_eval(names)}
+
+def is_run_only(node, line):
+    "Is it `import a.b # why`, which runs a module for what it registers?"
+    return isinstance(node, ast.Import) and bool(re.match(r'import \w+\.[\w.]+ +# \w', line))
+
+def unused_imports(src):
+    "Names that a module imports, and neither uses nor offers"
+    tree, lines = ast.parse(src), src.splitlines()
+    nodes, found = [*ast.walk(tree)], []
+    used = {n.id for n in nodes if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Store)}
+    used |= offered(tree)
+    for n in nodes:
+        if not isinstance(n, (ast.Import, ast.ImportFrom)): continue
+        if is_run_only(n, lines[n.lineno - 1]): continue
+        names = [a.asname or a.name for a in n.names]
+        found += [f'line {n.lineno}: {k}' for k in names if k.split('.')[0] not in used]
+    return found
+
+UNUSED_IMPORTS = '''
+import os, a.b
+import c.d # and why
+from e import f as g, h
+def i():
+    from j import k
+    h = os.name
+'''
+USED_IMPORTS = '''
+import a.b # it adds itself to a table
+import c.d, e as f
+from g import h, i
+__all__ = ['i']
+def j(k:h): return c.d.l(f)
+'''
+
+def test_unused_imports_are_seen():
+    assert unused_imports(UNUSED_IMPORTS) == [
+        'line 2: a.b', 'line 4: g', 'line 4: h', 'line 6: k']
+    assert unused_imports(USED_IMPORTS) == []
+
+@pytest.mark.parametrize('path', sorted((root/lib).rglob('*.py')), ids=relative)
+def test_imports_are_used(path): assert unused_imports(path.read_text(encoding='utf-8')) == []
+
 # ---- names ----
 
 # Names that were coined here, and what the field calls the thing.

@@ -7,22 +7,24 @@ __all__ = ['FORMULAS', 'OWN_PARTS', 'HOOK', 'changed_parts', 'eval_mode', 'full_
 
 # %% ../../nbs/engine/changes.ipynb #2fa37ae7
 import contextlib, functools
-from dataclasses import replace
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 from ..attention import MultiHeadAttention
+from .config import VARIANTS
 from ..model import MLP, Block, SmallLanguageModel
+from .parts import (
+    COMPUTING, PartSpec, changed_settings, meta_model, own_tensors, part_spec)
 from .int8 import Int8Embedding, Int8Linear
 
-# %% ../../nbs/engine/changes.ipynb #c58b2d90
+# %% ../../nbs/engine/changes.ipynb #ecff7546
 # the functions that faster decoders rely on
-FORMULAS = ('__init__', '__call__', '_call_impl', '_wrapped_call_impl', '__getattr__',
-            'forward', 'hidden_states', 'embed', 'project_qkv',
-            'qkv_so_far', 'make_kv_caches', 'device')
+FORMULAS = (*COMPUTING, '__init__', '__call__', '_call_impl', '_wrapped_call_impl', '__getattr__',
+            'qkv_so_far', 'make_kv_caches', 'device', 'cos_sin')
 OWN_PARTS = (SmallLanguageModel, Block, MultiHeadAttention, MLP, nn.ModuleList, nn.Linear,
              nn.Embedding, nn.LayerNorm, nn.Dropout, Int8Linear, Int8Embedding)
 
+# %% ../../nbs/engine/changes.ipynb #302f7674
 def _ingredients(f):
     "A function, its code, and the globals that it uses (and of `F`, the functions that it uses)"
     inner = getattr(f, 'fget', f) # of a property
@@ -36,7 +38,10 @@ def _formulas(cls):
     own = [name for name in FORMULAS if name in vars(cls)]
     return [x for name in own for x in (name, *_ingredients(vars(cls)[name]))]
 
-_written_for = {c: _formulas(c) for cls in OWN_PARTS for c in cls.__mro__[:-1]}
+# %% ../../nbs/engine/changes.ipynb #be320947
+_own_variants = {name: (v, dict(vars(v))) for name, v in VARIANTS.items()}
+_classes = (*OWN_PARTS, *(type(v) for v in VARIANTS.values()))
+_written_for = {c: _formulas(c) for cls in _classes for c in cls.__mro__[:-1]}
 
 def _is_edited(cls):
     "Does a class compute by other functions than when this module was loaded?"
@@ -46,56 +51,61 @@ def _is_edited(cls):
 def _edited_classes():
     "Which of our classes compute by changed functions, their own or inherited"
     edited = {cls for cls in _written_for if _is_edited(cls)}
-    return {cls for cls in OWN_PARTS if edited & {*cls.__mro__}}
+    return {cls for cls in _classes if edited & {*cls.__mro__}}
 
-# %% ../../nbs/engine/changes.ipynb #d1709fe4
-def _tensors(m):
-    "A module's own parameters and buffers, by name; None for a bias that it does without"
-    return m._parameters | m._buffers
+# %% ../../nbs/engine/changes.ipynb #a281cfa5
+def _changed_variants(
+    edited, # classes, from `_edited_classes`
+): # names of fields
+    "The entries of `VARIANTS` that are not, or do not compute, as when this module was loaded"
+    def same(name, own, attributes):
+        return (VARIANTS.get(name) is own and vars(own) == attributes and type(own) not in edited)
+    return [name for name, noted in _own_variants.items() if not same(name, *noted)]
 
-def _facts(m):
-    "Class, shapes of the tensors, and settings of a module"
-    tensors = {name: t if t is None else t.shape for name, t in _tensors(m).items()}
-    unused = ('training', 'p', 'inplace', 'dropout') # there is no dropout in generation
-    settings = {name: v for name, v in vars(m).items()
-                if isinstance(v, (int, float, str, tuple)) and name not in unused
-                and name[0] != '_'}
-    return type(m), tensors, settings
-
+# %% ../../nbs/engine/changes.ipynb #2301b934
 @functools.cache
 def _own_parts(config, int8):
-    "The facts of each part of a fresh model"
-    with torch.device('meta'): model = SmallLanguageModel(replace(config, mimetic_init=0.))
-    if int8: model = model.quantize()
-    return {name: _facts(m) for name, m in model.named_modules(remove_duplicate=False)}
+    "What each part of a fresh model is, by its name"
+    model = meta_model(config, int8)
+    return {name: part_spec(m) for name, m in model.named_modules(remove_duplicate=False)}
 
+# %% ../../nbs/engine/changes.ipynb #43ca8859
 HOOK = 'has a forward hook'
 
-def _difference(m, own):
-    "How a module `m` differs from the facts of the part that should be there; None if it does not"
-    if m is None: return 'is not there'
-    if own is None: return f'is an additional {type(m).__name__}'
-    (kind, shapes, settings), (cls, own_shapes, own_settings) = _facts(m), own
-    if kind is not cls: return f'is a {kind.__name__}, not the {cls.__name__} that was there'
+def _own_call(m):
+    "How the module `m` is called otherwise than its class says, or None"
     assigned = sorted({*FORMULAS} & vars(m).keys())
     if assigned: return f'has a {assigned[0]} of its own'
     if m._compiled_call_impl is not None: return 'was compiled'
-    if shapes != own_shapes: return 'has other tensors'
+
+def _other_numbers(m, own):
+    "How tensors and settings of `m` differ from what should be there, or None"
+    if part_spec(m).shapes != own.shapes: return 'has other tensors'
     plain = type(None), Tensor, nn.Parameter
-    if any(type(t) not in plain for t in _tensors(m).values()):
+    if any(type(t) not in plain for t in own_tensors(m).values()):
         return 'holds tensors of another class'
-    other = [name for name, v in own_settings.items() if settings.get(name) != v]
-    if other: return f'has {other[0]}={settings.get(other[0])!r}'
-    if m._forward_hooks or m._forward_pre_hooks: return HOOK
+    for name, v in changed_settings(m, own).items(): return f'has {name}={v!r}'
+
+# %% ../../nbs/engine/changes.ipynb #ca459282
+def _difference(
+    m, # a module of the model; None if there is none of this name
+    own:PartSpec, # what should be there; None: nothing
+): # a message, or None
+    "How a part of a model differs from what the config builds"
+    if m is None: return 'is not there'
+    if own is None: return f'is an additional {type(m).__name__}'
+    if type(m) is not own.kind:
+        return f'is a {type(m).__name__}, not the {own.kind.__name__} that was there'
+    hook = HOOK if m._forward_hooks or m._forward_pre_hooks else None
+    return _own_call(m) or _other_numbers(m, own) or hook
 
 # %% ../../nbs/engine/changes.ipynb #93b0e6ca
 def changed_parts(
     model:SmallLanguageModel, # perhaps patched, subclassed, hooked, or with parts of your own
 ) -> dict: # name of the part ('' is the model itself) → how it differs; empty if nothing does
     "What in `model` does not compute as our own classes do"
-    parts, edited = dict(model.named_modules(remove_duplicate=False)), _edited_classes()
-    found = {name: f'computes by changed functions of {type(m).__name__}'
-             for name, m in parts.items() if type(m) in edited}
+    parts = dict(model.named_modules(remove_duplicate=False))
+    found = _changed_functions(parts)
     if found: return found
     own = _own_parts(model.config, isinstance(parts.get('lm_head'), Int8Linear))
     for name in sorted(own.keys() | parts.keys()):
@@ -106,6 +116,15 @@ def changed_parts(
         found.setdefault('', HOOK)
     return found
 
+def _changed_functions(parts):
+    "Which of `parts` are of edited classes; for the model itself also: which variants are changed"
+    edited = _edited_classes()
+    found = {name: f'computes by changed functions of {type(m).__name__}'
+             for name, m in parts.items() if type(m) in edited}
+    for name in _changed_variants(edited):
+        found.setdefault('', f"computes by another VARIANTS['{name}']")
+    return found
+
 # %% ../../nbs/engine/changes.ipynb #41312142
 @contextlib.contextmanager
 def eval_mode(
@@ -114,19 +133,22 @@ def eval_mode(
 ):
     "No dropout, no gradients and no autocast inside; every module in its old mode afterwards"
     training = [m for m in model.modules() if m.training]
-    kinds = {(p.device.type, p.dtype) for p in model.parameters() if p.is_floating_point()}
-    one_type = len({dtype for _, dtype in kinds}) == 1
-    devices = {device for device, _ in kinds} | {'cpu'} if one_type else ()
     for m in training: m.training = False
     try:
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.no_grad() if foreign else torch.inference_mode())
-            for device in devices:
+            for device in _one_type_devices(model):
                 if torch.is_autocast_enabled(device):
                     stack.enter_context(torch.autocast(device, enabled=False))
             yield
     finally:
         for m in training: m.training = True
+
+def _one_type_devices(model):
+    "The kinds of device on which all weights have one type; none if they have several types"
+    kinds = {(p.device.type, p.dtype) for p in model.parameters() if p.is_floating_point()}
+    one_type = len({dtype for _, dtype in kinds}) == 1
+    return {device for device, _ in kinds} | {'cpu'} if one_type else ()
 
 # %% ../../nbs/engine/changes.ipynb #ffcb1cf6
 def full_forward(
@@ -142,6 +164,19 @@ def full_forward(
                      f'(1, {len(ids)}): it must give logits of shape (1, {len(ids)}, vocab_size)')
 
 # %% ../../nbs/engine/changes.ipynb #c7a0deac
+def _trial_lengths(contexts, max_new_tokens, window):
+    "Tokens of a trial, how many of them come one by one, and the lengths of its rows before that"
+    longest, shortest = max(map(len, contexts)), min(map(len, contexts))
+    n = max(longest, min(window, longest + max_new_tokens))
+    steps = min(4, n - 1)                                  # the last tokens come one by one
+    return n, steps, sorted({n - steps, max(1, n - steps - longest + shortest)})
+
+def _rounding(model):
+    "How far two ways to compute the same logits may differ, as a fraction of their spread"
+    if any(isinstance(m, Int8Linear) for m in model.modules()): return .1 # a last digit may flip
+    return max(torch.finfo(p.dtype).eps for p in model.parameters() if p.is_floating_point())**.6
+
+# %% ../../nbs/engine/changes.ipynb #d1e8ae6a
 @torch.no_grad()
 def caches_agree(
     model:SmallLanguageModel, # a changed one
@@ -150,12 +185,10 @@ def caches_agree(
     max_new_tokens:int, # how many may be added
 ) -> bool: # are the logits the same with caches and without, for random tokens?
     "Try both ways at the length that the texts may get, with the padding that they have"
-    longest, shortest = max(map(len, contexts)), min(map(len, contexts))
-    n = max(longest, min(model.config.max_seq_len, longest + max_new_tokens))
-    steps = min(4, n - 1)                                  # the last tokens come one by one
-    lengths = sorted({n - steps, max(1, n - steps - longest + shortest)})
-    generator = torch.Generator('cpu').manual_seed(n)
-    ids = torch.randint(model.config.vocab_size, (n,), generator=generator, device='cpu').tolist()
+    cfg, generator = model.config, torch.Generator('cpu')
+    n, steps, lengths = _trial_lengths(contexts, max_new_tokens, cfg.max_seq_len)
+    generator.manual_seed(n)
+    ids = torch.randint(cfg.vocab_size, (n,), generator=generator, device='cpu').tolist()
     expected = full_forward(model, ids)                    # (n, V)
     try:
         d = make_decoder([ids[:k] for k in lengths], steps)
@@ -165,11 +198,6 @@ def caches_agree(
     expected = [expected[[k-1+i for k in lengths]] for i in range(len(got))]
     same = lambda a, b: torch.allclose(a, b, atol=tolerance, rtol=0, equal_nan=True)
     return all(a.shape == b.shape and same(a, b) for a, b in zip(got, expected))
-
-def _rounding(model):
-    "How far two ways to compute the same logits may differ, as a fraction of their spread"
-    if any(isinstance(m, Int8Linear) for m in model.modules()): return .1 # a last digit may flip
-    return max(torch.finfo(p.dtype).eps for p in model.parameters() if p.is_floating_point())**.6
 
 # %% ../../nbs/engine/changes.ipynb #a9d84cd3
 class UncachedDecoder:

@@ -23,7 +23,7 @@ from .evaluate import evaluate
 from .memorization import MemorizationIndex
 from ..train import check_arguments, LanguageModelTrainer
 from .options import OptionError, borrow
-from .shell import main, program, rank
+from .shell import program, rank
 
 # %% ../../nbs/engine/cli.ipynb #5ecba278
 def choose_vocabulary(

@@ -16,8 +16,8 @@ from .files import as_path, atomic_write, temporary_name
 from ..tokenizer import GPT2_PATTERN, Tokenizer, bytes_to_unicode
 from ..model import SmallLanguageModel
 from .weights import saved_config
-from .hf_tokenizer import GPT2_CUTS, from_hf_tokenizer, to_hf_tokenizer
-from .huggingface import gpt2_config, gpt2_state_dict, rename_weight, to_gpt2
+from .hf_tokenizer import to_hf_tokenizer
+from .huggingface import gpt2_config, gpt2_state_dict, rename_weight
 
 # %% ../../nbs/engine/formats.ipynb #7f246ecc
 def import_optional(package:str, # its name

@@ -6,7 +6,7 @@
 __all__ = ['record_calls', 'plot_surprise']
 
 # %% ../../nbs/engine/lens.ipynb #877a5ef3
-import contextlib, math
+import contextlib
 import torch
 from fastcore.basics import patch
 from torch import Tensor
@@ -26,11 +26,6 @@ def record_calls(
     try: yield calls
     finally:
         for hook in hooks: hook.remove()
-
-def _read(model, context):
-    "Run the model on one context, and give the texts of its tokens"
-    model.hidden_states(torch.tensor([context], device=model.device))
-    return [model.tokenizer.decode([i]) for i in context]
 
 # %% ../../nbs/engine/lens.ipynb #642e8ab2
 def _read(model, context):

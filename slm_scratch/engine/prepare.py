@@ -9,7 +9,6 @@ __all__ = ['validation_split', 'split_tail', 'prepare']
 import errno, io, json, math, os, tempfile, time, warnings
 from contextlib import nullcontext
 from itertools import chain, islice
-from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 from .files import as_number, as_path, as_plain, atomic_write, fingerprint_of
