@@ -59,6 +59,7 @@ def _pack(q):
         _packed[q] = version, torch.ops.onednn.qlinear_prepack(q, None)
     return _packed[q][1]
 
+# %% ../../nbs/engine/int8.ipynb #5d591040
 @functools.cache
 def _constants(n):
     "Scales of 1 and zero points of 0 for `n` rows"
@@ -188,6 +189,7 @@ class Int8Linear(nn.Module):
         y = int8_matmul(x.reshape(-1, x.shape[-1]), self.weight, self.wide)*self.scale
         return (y if self.bias is None else y + self.bias).view(*x.shape[:-1], -1)
 
+# %% ../../nbs/engine/int8.ipynb #1d73a5d9
 @contextlib.contextmanager
 def widened(
     model, # with or without int8 layers
@@ -200,6 +202,7 @@ def widened(
     finally:
         for m in slow: m.wide = None
 
+# %% ../../nbs/engine/int8.ipynb #94f4cee0
 class Int8Embedding(nn.Module):
     "An embedding table of whole numbers; a row is converted to floats when it is looked up"
     def __init__(self,
@@ -239,6 +242,7 @@ def compile_int8_linear(
     if layer.scale.dtype != torch.float32 or kernel not in makers: return layer.forward
     return makers[kernel](layer)
 
+# %% ../../nbs/engine/int8.ipynb #b2763c6a
 def _compile_exact(layer):
     "All scales and the bias are applied by the kernel"
     packed, shape = _pack(layer.weight), (1, 1, len(layer.weight))
@@ -249,6 +253,7 @@ def _compile_exact(layer):
         return _qlinear(xq, scale, packed, layer.scale, layer.bias).view(shape)
     return run
 
+# %% ../../nbs/engine/int8.ipynb #db7b0694
 def _compile_bf16(layer):
     "The scales are applied in float32: in bf16 they would be rounded, too"
     q, scale, bias = layer.weight, layer.scale, layer.bias
