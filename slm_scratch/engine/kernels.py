@@ -61,20 +61,22 @@ FLOAT_KERNELS = dict(plain=plain_matvec, transposed=transposed_matvec)
 
 # %% ../../nbs/engine/kernels.ipynb #70d1c540
 def seconds_of(
-    candidates:dict, # name → a list of functions without arguments; a turn calls all of them
-    turns:int=15, # at most; the best one counts
-    limit:float=.3, # seconds after which there are no further turns, but for the first three
+    candidates:dict, # name → a list of functions without arguments
+    turns:int=40, # at most
+    limit:float=.5, # seconds after which there are no further turns, but for the first three
 ) -> dict: # name → seconds for one call
-    "How long each candidate takes"
-    best, began = dict.fromkeys(candidates, float('inf')), time.perf_counter()
+    "The mean over a candidate's functions; of each function, the best of all turns"
+    best = {name: [float('inf')]*len(calls) for name, calls in candidates.items()}
+    began = time.perf_counter()
     for turn in range(turns + 1):
         if turn > 3 and time.perf_counter() - began > limit: break
         for name, calls in candidates.items():
-            start = time.perf_counter()
-            for call in calls: call()
-            took = (time.perf_counter() - start)/len(calls)
-            if turn: best[name] = min(best[name], took)    # the first turn warms up
-    return best
+            for i, call in enumerate(calls):
+                start = time.perf_counter()
+                call()
+                took = time.perf_counter() - start
+                if turn: best[name][i] = min(best[name][i], took) # the first turn warms up
+    return {name: sum(seconds)/len(seconds) for name, seconds in best.items()}
 
 # %% ../../nbs/engine/kernels.ipynb #c746cda3
 MARGIN = .85 # a later candidate must take less than this fraction of the time
