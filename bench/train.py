@@ -115,8 +115,8 @@ def worker(name, path, B, T):
             x, y = next(data)
             t = time.perf_counter()
             loss = step(x, y)
-            told = dict(seconds=time.perf_counter() - t, loss=float(loss), peak=peak() - before)
-            print(json.dumps(told), file=out, flush=True)
+            measured = dict(seconds=time.perf_counter() - t, loss=float(loss), peak=peak() - before)
+            print(json.dumps(measured), file=out, flush=True)
 
 class Worker:
     "The other end of a `worker`"

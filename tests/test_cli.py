@@ -361,7 +361,7 @@ def test_spellings(name):
     """Each option with _ and with -, after a blank and after =, means the same; help gives both,
     and a default"""
     job = inspect.unwrap(PROGRAMS[name])
-    params, told = options_of(job), ' '.join(help_text(job, f'slm-{name}').split())
+    params, printed = options_of(job), ' '.join(help_text(job, f'slm-{name}').split())
     places = [w for p in params.values() if p.is_place for w in ('--' + p.name, 'x')]
     for p in params.values():
         value = words_for(p)
@@ -369,11 +369,11 @@ def test_spellings(name):
         for spelt in ('--' + p.name, '--' + p.name.replace('_', '-')):
             lines = [[spelt, *value]] + [[f'{spelt}={v}'] for v in value]
             seen += [read_words([*places, *line], job)[p.name] for line in lines]
-            assert re.search(rf'(^| ){spelt}\b', told) or p.is_place
+            assert re.search(rf'(^| ){spelt}\b', printed) or p.is_place
         seen = [s[-1] if isinstance(s, list) else s for s in seen]
         assert len(set(seen)) == 1 and isinstance(seen[0], str if p.kind is list else p.kind), seen
-    assert told.count('(default: ') == sum(not p.is_place for p in params.values())
-    if name == 'train': assert all(c in told for c in CORPORA)
+    assert printed.count('(default: ') == sum(not p.is_place for p in params.values())
+    if name == 'train': assert all(c in printed for c in CORPORA)
 
 def test_one_name_for_all(wheel_env, empty):
     "python -m slm_scratch: the programs, what they do, and a hint for a name that is wrong"

@@ -32,18 +32,27 @@ class WideKernel:
     eps = 2**-22 # the result is rounded by less than this fraction of it
 
     @staticmethod
-    def fits(shape, device): # shape (N, K), a type of device → bool
+    def fits(
+        shape:tuple, # of a matrix (N, K)
+        device:str, # a type of device
+    ) -> bool:
         "Can it multiply such a matrix?"
         return True
 
     @staticmethod
-    def round_rows(x:Tensor): # (M, K) → the same, as it enters the product
+    def round_rows(
+        x:Tensor, # (M, K)
+    ) -> Tensor: # (M, K), as it enters the product
         "Each row as whole numbers times a scale"
         xq, scale = quantize_rows(x)
         return xq.to(x.dtype)*scale[:, None]
 
     @staticmethod
-    def matmul(x:Tensor, q:Tensor, wide:Tensor=None): # (M, K), int8 (N, K), q as floats → (M, N)
+    def matmul(
+        x:Tensor, # (M, K)
+        q:Tensor, # int8 (N, K)
+        wide:Tensor=None, # `q` as floats, if it has been converted already
+    ) -> Tensor: # (M, N)
         "x qᵀ in the type of `x`; `wide` saves the conversion of `q`"
         xq, scale = quantize_rows(x)
         return (xq.to(x.dtype) @ (q.to(x.dtype) if wide is None else wide).T)*scale[:, None]
@@ -93,12 +102,19 @@ class ExactKernel(WideKernel):
     reads_bytes = True
 
     @staticmethod
-    def fits(shape, device): # shape (N, K), a type of device → bool
+    def fits(
+        shape:tuple, # of a matrix (N, K)
+        device:str, # a type of device
+    ) -> bool:
         "Any matrix on a processor that has the instructions"
         return device == 'cpu' and has_exact_kernel()
 
     @staticmethod
-    def matmul(x:Tensor, q:Tensor, wide:Tensor=None): # (M, K), int8 (N, K), unused → (M, N)
+    def matmul(
+        x:Tensor, # (M, K)
+        q:Tensor, # int8 (N, K)
+        wide:Tensor=None, # `q` as floats, if it has been converted already
+    ) -> Tensor: # (M, N)
         "x qᵀ in the type of `x`"
         xq, scale = quantize_rows(x)
         return _whole_product(xq, q).to(x.dtype)*scale[:, None]
@@ -122,17 +138,26 @@ class Bf16Kernel(WideKernel):
     reads_bytes, eps = True, 2**-8
 
     @staticmethod
-    def fits(shape, device): # shape (N, K), a type of device → bool
+    def fits(
+        shape:tuple, # of a matrix (N, K)
+        device:str, # a type of device
+    ) -> bool:
         "Matrices on a processor whose rows can be read in steps of 16"
         return device == 'cpu' and shape[1] % 16 == 0 and has_bf16_kernel()
 
     @staticmethod
-    def round_rows(x:Tensor): # (M, K) → the same, as it enters the product
+    def round_rows(
+        x:Tensor, # (M, K)
+    ) -> Tensor: # (M, K), as it enters the product
         "As bf16"
         return x.bfloat16().to(x.dtype)
 
     @staticmethod
-    def matmul(x:Tensor, q:Tensor, wide:Tensor=None): # (M, K), int8 (N, K), unused → (M, N)
+    def matmul(
+        x:Tensor, # (M, K)
+        q:Tensor, # int8 (N, K)
+        wide:Tensor=None, # `q` as floats, if it has been converted already
+    ) -> Tensor: # (M, N)
         "x qᵀ in the type of `x`"
         low = x.bfloat16()
         if len(x) > MANY_ROWS: return (low.to(x.dtype) @ q.to(x.dtype).T).bfloat16().to(x.dtype)

@@ -47,6 +47,7 @@ def attention_maps(self:SmallLanguageModel,
             maps.append(attn.attention_weights(x, None, *others))
     return names, torch.cat(maps).cpu()
 
+# %% ../../nbs/engine/lens.ipynb #ecd965a9
 @patch
 def logit_lens(self:SmallLanguageModel,
     prompt:str, # a text
@@ -60,37 +61,7 @@ def logit_lens(self:SmallLanguageModel,
         lens = [self.lm_head(self.final_norm(x)).float().softmax(-1) for x in stream]
     return names, torch.cat(lens).cpu()
 
-# %% ../../nbs/engine/lens.ipynb #fdbcd183
-def plot_surprise(
-    model:SmallLanguageModel, # whose tokenizer decodes
-    prompt:str, # the beginning of all texts
-    generations:dict, # title → `Generation`
-    width:int=78, # letters in a line
-): # the figure
-    "Texts whose tokens are coloured by their probability: expected ones blue, surprises orange"
-    import matplotlib.pyplot as plt
-    from matplotlib.colors import LinearSegmentedColormap
-    colours = LinearSegmentedColormap.from_list('surprise', ['C0', 'C3', 'C1'])
-    blocks = {title: _lay_out(model, prompt, g, width) for title, g in generations.items()}
-    n_lines = sum(spots[-1][1] + 3 for spots in blocks.values()) + 1
-    inches = .08 # a letter
-    with plt.rc_context({'figure.constrained_layout.use': False}):
-        fig, ax = plt.subplots(figsize=(inches*(width + 10), n_lines*.18))
-        fig.subplots_adjust(left=0, right=1, bottom=0, top=1)
-    ax.set(xlim=(-1, width + 9), ylim=(n_lines - .3, -1))
-    ax.axis('off')
-    mono = dict(family='monospace', fontsize=72*inches/.602, va='center') # 0.602 em a letter
-    top = 0
-    for title, spots in blocks.items():
-        ax.text(0, top, title, weight='bold', va='center')
-        for x, y, text, nats in spots: # none: not drawn by the model; e⁻⁴ and less is a surprise
-            colour = '#808488' if nats is None else colours(min(1., nats/4))
-            ax.text(x, top + 1.2 + y, text, color=colour, **mono)
-        top += spots[-1][1] + 3
-    ax.text(0, top, 'the model expected it', color='C0', va='center')
-    ax.text(28, top, 'it was a surprise', color='C1', va='center')
-    return fig
-
+# %% ../../nbs/engine/lens.ipynb #56b3a3ca
 def _lay_out(model, prompt, generation, width):
     "The tokens on a grid, broken at spaces: (column, line, text, nats), one for each"
     spots, x, y = [(0, 0, prompt, None)], len(prompt), 0
@@ -103,3 +74,40 @@ def _lay_out(model, prompt, generation, width):
         x += len(text)
     if generation.ended == 'length': spots.append((x + 1, y, '…', None))
     return spots
+
+# %% ../../nbs/engine/lens.ipynb #4c3771d9
+_LETTER = .08 # inches
+
+def _sheet(width, n_lines):
+    "Empty axes that count letters and lines"
+    import matplotlib.pyplot as plt
+    with plt.rc_context({'figure.constrained_layout.use': False}):
+        fig, ax = plt.subplots(figsize=(_LETTER*(width + 10), n_lines*.18))
+        fig.subplots_adjust(left=0, right=1, bottom=0, top=1)
+    ax.set(xlim=(-1, width + 9), ylim=(n_lines - .3, -1))
+    ax.axis('off')
+    return ax
+
+# %% ../../nbs/engine/lens.ipynb #fdbcd183
+def plot_surprise(
+    model:SmallLanguageModel, # whose tokenizer decodes
+    prompt:str, # the beginning of all texts
+    generations:dict, # title → `Generation`
+    width:int=78, # letters in a line
+): # the figure
+    "Texts whose tokens are coloured by their probability: expected ones blue, surprises orange"
+    from matplotlib.colors import LinearSegmentedColormap
+    colours = LinearSegmentedColormap.from_list('surprise', ['C0', 'C3', 'C1'])
+    blocks = {title: _lay_out(model, prompt, g, width) for title, g in generations.items()}
+    ax = _sheet(width, sum(spots[-1][1] + 3 for spots in blocks.values()) + 1)
+    mono = dict(family='monospace', fontsize=72*_LETTER/.602, va='center') # 0.602 em a letter
+    top = 0
+    for title, spots in blocks.items():
+        ax.text(0, top, title, weight='bold', va='center')
+        for x, y, text, nats in spots: # none: not drawn by the model; e⁻⁴ and less is a surprise
+            colour = '#808488' if nats is None else colours(min(1., nats/4))
+            ax.text(x, top + 1.2 + y, text, color=colour, **mono)
+        top += spots[-1][1] + 3
+    ax.text(0, top, 'the model expected it', color='C0', va='center')
+    ax.text(28, top, 'it was a surprise', color='C1', va='center')
+    return ax.figure

@@ -16,7 +16,7 @@ from .files import verify_file
 from ..data import is_token_file
 from .inputs import RECORD, TOKEN_FILES
 
-# %% ../../nbs/engine/outputs.ipynb #e8279d95
+# %% ../../nbs/engine/outputs.ipynb #5a5c7df6
 FORMAT = 3 # of checkpoints
 CHECKPOINT_KEYS = set('format step elapsed best evaluated sums run_config device precision history '
                       'slm_scratch model optimizers scaler'.split())
@@ -24,13 +24,14 @@ RECORD_HEAD = b'{"format": "slm-scratch '         # how the record beside prepar
 PICTURE_MAKER = b'slm-scratch'                    # the software that `History.plot` names in a PNG
 HISTORY_KEYS = {'step', 'epoch', 'tokens', 'seconds'}
 
+# %% ../../nbs/engine/outputs.ipynb #8c138870
 def peek(path, # a file
         ): # what `torch.save` wrote, its tensors not yet read; None if it cannot be opened
     "Look into a file of `torch.save` without reading its tensors and without running code"
     try: return torch.load(os.fspath(path), map_location='cpu', weights_only=True, mmap=True)
     except Exception: return None # whatever is wrong with it, it cannot be opened
 
-# %% ../../nbs/engine/outputs.ipynb #4b00cf8a
+# %% ../../nbs/engine/outputs.ipynb #ff66c043
 _MARKS = dict(checkpoint=(b'elapsed', b'evaluated', b'run_config', b'slm_scratch'),
               model=(b'token_embedding.weight', b'blocks.0.norm1.weight',
                      b'blocks.0.mlp.fc.weight'))
@@ -44,10 +45,12 @@ def _bears_marks(path, kind):
     head = _begin(path)
     return sum(mark in head for mark in _MARKS[kind]) >= len(_MARKS[kind]) - 1
 
+# %% ../../nbs/engine/outputs.ipynb #3a60ba4d
 def _was_ours(path, state, kind):
     "Is a file that does not hold what it should a damaged one of ours? `state`: what `peek` saw"
     return (state is None or verify_file(path) is not None) and _bears_marks(path, kind)
 
+# %% ../../nbs/engine/outputs.ipynb #eaee9078
 def is_checkpoint(path, # a file
                  ) -> bool: # good, or damaged
     "Did `LanguageModelTrainer` write this checkpoint?"
@@ -55,6 +58,7 @@ def is_checkpoint(path, # a file
     good = isinstance(state, dict) and CHECKPOINT_KEYS <= set(state)
     return good or _was_ours(path, state, 'checkpoint')
 
+# %% ../../nbs/engine/outputs.ipynb #ffff15bc
 def is_model(path, # a file
             ) -> bool: # good, or damaged
     "Did `SmallLanguageModel.save` write this file?"
@@ -63,7 +67,7 @@ def is_model(path, # a file
     good = isinstance(meta, dict) and 'config' in meta and 'run_config' not in state
     return good or _was_ours(path, state, 'model')
 
-# %% ../../nbs/engine/outputs.ipynb #00c3f9b4
+# %% ../../nbs/engine/outputs.ipynb #b95ff2d2
 def is_history(path, # a file
               ) -> bool:
     "Did a run write these rows? The last line may be cut off"
@@ -74,6 +78,7 @@ def is_history(path, # a file
     ours = all(isinstance(row, dict) and HISTORY_KEYS <= set(row) for row in rows)
     return ours and 'baseline' in rows[0] and (not last or last.startswith(b'{"step": '))
 
+# %% ../../nbs/engine/outputs.ipynb #4a8f4b63
 def is_record(path, # a file
              ) -> bool: # of any version
     "Did `prepare` write this record?"
@@ -85,7 +90,7 @@ def is_picture(path, # a file
     head = _begin(path, 300)
     return head.startswith(b'\x89PNG') and PICTURE_MAKER in head
 
-# %% ../../nbs/engine/outputs.ipynb #c46178f4
+# %% ../../nbs/engine/outputs.ipynb #a94c05b7
 _KINDS = (('(last|best|step-[0-9]+)[.]pt', is_checkpoint,
            'not a checkpoint of LanguageModelTrainer'),
           ('model[.]pth', is_model, 'not a file of SmallLanguageModel.save'),
@@ -94,6 +99,7 @@ _KINDS = (('(last|best|step-[0-9]+)[.]pt', is_checkpoint,
           (re.escape(RECORD), is_record, 'not the record of prepared tokens'),
           ('loss[.]png', is_picture, 'not a figure of History.plot'))
 
+# %% ../../nbs/engine/outputs.ipynb #1f6323e3
 def is_blank(path, # a file
             ) -> bool:
     "Is it empty, or nothing but zeros?"
@@ -102,6 +108,7 @@ def is_blank(path, # a file
             if block.strip(b'\0'): return False
     return True
 
+# %% ../../nbs/engine/outputs.ipynb #338dba06
 def foreign(path, # one of the names that a run writes
             blank_is_ours:bool=True, # is an empty file ours?
            ): # str; None if nothing is there, or something that we wrote
@@ -117,7 +124,7 @@ def foreign(path, # one of the names that a run writes
         return None if ours(path) else why
     except OSError as e: return f'a file that cannot be read ({e.strerror or e})'
 
-# %% ../../nbs/engine/outputs.ipynb #06e116ef
+# %% ../../nbs/engine/outputs.ipynb #3b033b1e
 RUN_OUTPUTS = ('last.pt', 'best.pt', 'model.pth', 'history.jsonl')
 
 def step_files(folder, # of a run
@@ -128,6 +135,7 @@ def step_files(folder, # of a run
     steps = {p: re.fullmatch('step-([0-9]+)[.]pt', p.name) for p in found}
     return [p for p, m in steps.items() if m and int(m[1]) % every == 0]
 
+# %% ../../nbs/engine/outputs.ipynb #d075681e
 def has_run(folder, # of a run
            ) -> bool:
     "Is there a file that only a run of ours leaves: a checkpoint, a history or tokens?"
@@ -136,6 +144,23 @@ def has_run(folder, # of a run
     paths += [folder/'data'/n for n in TOKEN_FILES]
     return any(os.path.lexists(p) and foreign(p, blank_is_ours=False) is None for p in paths)
 
+# %% ../../nbs/engine/outputs.ipynb #19e0202e
+def _lone_model(path):
+    "Why a model with no run beside it may not be replaced; None if there is none"
+    if path.exists(): return 'a model with no run beside it, which you may have saved yourself'
+
+# %% ../../nbs/engine/outputs.ipynb #c4a7de29
+def _in_subfolders(folder, run, tokens, tensorboard):
+    "What stands in the way below a folder; `run`: does a blank file there count as ours?"
+    names = ['data']*tokens + ['tensorboard']*tensorboard
+    found = {folder/n: 'not a folder' for n in names
+             if os.path.lexists(folder/n) and not (folder/n).is_dir()}
+    data = folder/'data'
+    if tokens and data.is_dir():
+        found |= {data/n: foreign(data/n, run) for n in (*TOKEN_FILES, RECORD)}
+    return found
+
+# %% ../../nbs/engine/outputs.ipynb #8009956d
 def in_the_way(folder, # of a run
                keep_every:int=None, # steps between checkpoints kept for good; None: no such files
                tokens:bool=True, # does it write data/train.tokens and data/valid.tokens?
@@ -145,19 +170,15 @@ def in_the_way(folder, # of a run
               ) -> list: # 'path: what it is' for each
     "What a run would replace, append to or remove, although we did not write it"
     folder = Path(folder)
-    run = has_run(folder)
+    run, model = has_run(folder), folder/'model.pth'
     paths = [folder/n for n in (*RUN_OUTPUTS, *more)]
     if keep_every: paths += step_files(folder, keep_every)
     found = {p: foreign(p, run) for p in paths}
-    if not (run or fresh or found[folder/'model.pth']) and (folder/'model.pth').exists():
-        found[folder/'model.pth'] = ('a model with no run beside it, '
-                                     'which you may have saved yourself')
-    folders = [folder/'data']*tokens + [folder/'tensorboard']*tensorboard
-    found |= {p: 'not a folder' for p in folders if os.path.lexists(p) and not p.is_dir()}
-    if tokens and (folder/'data').is_dir():
-        found |= {folder/'data'/n: foreign(folder/'data'/n, run) for n in (*TOKEN_FILES, RECORD)}
+    if not (run or fresh): found[model] = found[model] or _lone_model(model)
+    found |= _in_subfolders(folder, run, tokens, tensorboard)
     return [f'{p}: {why}' for p, why in found.items() if why]
 
+# %% ../../nbs/engine/outputs.ipynb #3904c24e
 def check_run_folder(folder, # of a run
                      **kwargs, # what it is going to write, as for `in_the_way`
                     ) -> None:
@@ -168,7 +189,7 @@ def check_run_folder(folder, # of a run
                          + '\n'.join(f'- {line}' for line in found)
                          + '\nChoose another out_dir, or move these files elsewhere')
 
-# %% ../../nbs/engine/outputs.ipynb #0251431f
+# %% ../../nbs/engine/outputs.ipynb #01b1c62c
 def folder_problem(folder, # of a run, perhaps not there yet
                   ): # str; None where files can be written
     "Why no file can be written into `folder`; whatever was made to find out is removed"

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['History', 'metrics', 'loss_references', 'mfu', 'open_writer', 'write_scalars', 'progress_bar', 'show_step',
-           'resume_command', 'describe', 'nothing_left', 'summary']
+           'describe', 'nothing_left', 'resume_command', 'summary']
 
 # %% ../../nbs/engine/report.ipynb #6d0d8118
 import json, math, sys, warnings
@@ -21,18 +21,11 @@ with warnings.catch_warnings(): # without ipywidgets there is the plain bar, and
     warnings.simplefilter('ignore')
     from tqdm.auto import tqdm
 
-# %% ../../nbs/engine/report.ipynb #64f017f5
+# %% ../../nbs/engine/report.ipynb #58420397
 class History(list):
     "What happened in a run: a list of rows, each a dict with `step` and what was measured there"
     stopped:str = None # why the run ended early: 'SIGINT', 'SIGTERM'; None where it was completed
     out_dir:Path = None # where its files are
-
-    def column(self,
-        name:str, # such as 'loss', 'val_loss', 'learning_rate', 'grad_norm'
-    ) -> tuple: # two lists: steps, values
-        "One measurement, at the steps that have it"
-        rows = [(r['step'], r[name]) for r in self if r.get(name) is not None]
-        return tuple(map(list, zip(*rows))) if rows else ([], [])
 
     def dumps(self) -> str: # text
         "One JSON object a line"
@@ -43,6 +36,27 @@ class History(list):
         "The rows in `text`"
         return cls(map(json.loads, text.splitlines()))
 
+# %% ../../nbs/engine/report.ipynb #64f017f5
+@patch
+def column(self:History,
+    name:str, # such as 'loss', 'val_loss', 'learning_rate', 'grad_norm'
+) -> tuple: # two lists: steps, values
+    "One measurement, at the steps that have it"
+    rows = [(r['step'], r[name]) for r in self if r.get(name) is not None]
+    return tuple(map(list, zip(*rows))) if rows else ([], [])
+
+# %% ../../nbs/engine/report.ipynb #ce14cd3d
+def _draw_losses(ax, history):
+    "Both losses over the steps, and lines for what they can be measured against"
+    for name, label, style in (('loss', 'training', '-'), ('val_loss', 'validation', 'o-')):
+        ax.plot(*history.column(name), style, ms=3, label=label)
+    lines = (('baseline', 'guessing', ':'), ('floor', 'entropy of the text', '--'))
+    for name, label, style in lines:
+        for y in history.column(name)[1][:1]:
+            ax.axhline(y, ls=style, color='grey', lw=1, label=label)
+    ax.set(title='loss', xlabel='step', ylabel='nats per token', ylim=(0, None))
+    ax.legend(fontsize=8)
+
 # %% ../../nbs/engine/report.ipynb #6aad6287
 @patch
 def plot(self:History,
@@ -52,14 +66,7 @@ def plot(self:History,
     import matplotlib.pyplot as plt
     with plt.style.context('slm_scratch.look'):
         fig, (a, b, c) = plt.subplots(1, 3, figsize=(7, 2.6), width_ratios=[2, 1, 1])
-        for name, label, style in (('loss', 'training', '-'), ('val_loss', 'validation', 'o-')):
-            a.plot(*self.column(name), style, ms=3, label=label)
-        lines = (('baseline', 'guessing', ':'), ('floor', 'entropy of the text', '--'))
-        for name, label, style in lines:
-            for y in self.column(name)[1][:1]:
-                a.axhline(y, ls=style, color='grey', lw=1, label=label)
-        a.set(title='loss', xlabel='step', ylabel='nats per token', ylim=(0, None))
-        a.legend(fontsize=8)
+        _draw_losses(a, self)
         for ax, name in ((b, 'learning_rate'), (c, 'grad_norm')):
             ax.plot(*self.column(name))
             title = dict(grad_norm='gradient norm').get(name, name.replace('_', ' '))
@@ -83,6 +90,7 @@ def metrics(
     return row | dict(loss=sums.loss/sums.steps, learning_rate=learning_rate,
                       grad_norm=sums.norm, tokens_per_second=rate)
 
+# %% ../../nbs/engine/report.ipynb #de48380d
 def loss_references(
     vocab_size:int, # V
     valid, # a `TokenDataset` to validate on, or None
@@ -120,6 +128,7 @@ def open_writer(
     first = step + 1 if step else None
     return SummaryWriter(str(out_dir/'tensorboard'), purge_step=first, flush_secs=10)
 
+# %% ../../nbs/engine/report.ipynb #4aa573d3
 def write_scalars(
     writer, # from `open_writer`, or None
     row:dict, # of a history
@@ -139,6 +148,7 @@ def progress_bar(
     return tqdm(total=total, initial=progress.step, disable=not verbose, unit='step',
                 dynamic_ncols=True, mininterval=.5 if live else 10) # a log file gets few lines
 
+# %% ../../nbs/engine/report.ipynb #d3dba68e
 def show_step(
     bar, # from `progress_bar`
     progress, # a `Progress`
@@ -149,6 +159,68 @@ def show_step(
     rate = sums.steps*progress.step_tokens/sums.seconds if sums.seconds else 0
     bar.set_postfix_str(f'loss {sums.loss/sums.steps:.3f}, {rate:,.0f} tok/s', refresh=False)
     bar.update()
+
+# %% ../../nbs/engine/report.ipynb #90545f3f
+def _memory(config, cfg, block_size, world, dtype):
+    "The memory that training should need, in words"
+    need = estimate_memory(cfg, config.batch_size, block_size, config.checkpoint_activations)
+    if config.shard: need = estimate_sharded_memory(cfg, world, need, dtype != torch.float32)
+    return format_bytes(sum(need.values())) + (' in each process' if config.shard else '')
+
+def _length(config, progress):
+    "How long a run is to be, in words"
+    steps = f'{progress.max_steps:,} steps'
+    if progress.max_steps == math.inf: steps = 'as long as the clock allows'
+    return steps + (f', {config.max_minutes:g} minutes' if config.max_minutes else '')
+
+# %% ../../nbs/engine/report.ipynb #7495d67b
+def _notes(cfg, block_size, widened):
+    "Lines about what may surprise"
+    notes = []
+    if block_size < cfg.max_seq_len and cfg.positions == 'learned':
+        notes.append(f'note: positions from {block_size} on, of {cfg.max_seq_len}, '
+                     'are not trained with this block_size')
+    if widened:
+        notes.append(f'note: the weights were {" and ".join(widened)}, and are float32 '
+                     'from now on: steps are too small for fewer bits')
+    return notes
+
+# %% ../../nbs/engine/report.ipynb #7d17183b
+def describe(
+    config, # a `TrainConfig`
+    cfg, # a `ModelConfig`
+    progress, # a `Progress`
+    plan, # a `DevicePlan`
+    n_tokens:int, # to train on
+    world:int, # processes
+    out_dir, # the run's folder
+    widened=(), # types of weights that became float32
+) -> str: # lines
+    "What was chosen, and why"
+    T, dtype = progress.block_size, plan.precision.dtype
+    steps = math.ceil(progress.epoch_windows/progress.step_windows)
+    lines = [f'data: {n_tokens:,} tokens to train on, an epoch is {steps:,} steps of '
+             f'{progress.step_tokens:,} tokens (block_size={T})',
+             f'model: {count_parameters(cfg)["total"]:,} parameters; '
+             f'training should need about {_memory(config, cfg, T, world, dtype)}',
+             f'precision: {str(dtype)[6:]} on {plan.device}; {plan.precision.reason}',
+             f'plan: {_length(config, progress)}; files in {out_dir}']
+    return '\n'.join(lines + _notes(cfg, T, widened))
+
+# %% ../../nbs/engine/report.ipynb #b5b0ca18
+def nothing_left(
+    config, # a `TrainConfig`
+    progress, # a `Progress`
+    out_dir, # the run's folder
+) -> str: # one line
+    "Why a run makes no step"
+    names = ('epochs' if config.max_steps is None else 'max_steps', 'max_minutes')
+    values = {n: getattr(config, n) for n in names}
+    given = [f'{n}={v:g}' for n, v in values.items() if v is not None]
+    asked = ' and '.join(given) or 'epochs=1 (the default)'
+    return (f'nothing left to do: the run in {out_dir} has made {progress.step:,} steps '
+            f'({progress.epochs:.2f} epochs, {progress.elapsed/60:.1f} minutes), '
+            f'and {asked} asks for no more; a higher number goes on')
 
 # %% ../../nbs/engine/report.ipynb #10be54ba
 def resume_command(
@@ -165,56 +237,7 @@ def resume_command(
     elif data_path != 'tales': words.insert(0, f'data_path={data_path!r}')
     return f'LanguageModelTrainer(model).train({", ".join(words)})'
 
-# %% ../../nbs/engine/report.ipynb #7d17183b
-def describe(
-    config, # a `TrainConfig`
-    cfg, # a `ModelConfig`
-    progress, # a `Progress`
-    plan, # a `DevicePlan`
-    n_tokens:int, # to train on
-    world:int, # processes
-    out_dir, # the run's folder
-    widened=(), # types of weights that became float32
-) -> str: # lines
-    "What was chosen, and why"
-    T = progress.block_size
-    need = estimate_memory(cfg, config.batch_size, T, config.checkpoint_activations)
-    if config.shard:
-        need = estimate_sharded_memory(cfg, world, need, plan.precision.dtype != torch.float32)
-    memory = format_bytes(sum(need.values())) + (' in each process' if config.shard else '')
-    much = f'{progress.max_steps:,} steps'
-    if progress.max_steps == math.inf: much = 'as long as the clock allows'
-    if config.max_minutes: much += f', {config.max_minutes:g} minutes'
-    steps = math.ceil(progress.epoch_windows/progress.step_windows)
-    lines = [f'data: {n_tokens:,} tokens to train on, an epoch is {steps:,} steps of '
-             f'{progress.step_tokens:,} tokens (block_size={T})',
-             f'model: {count_parameters(cfg)["total"]:,} parameters; '
-             f'training should need about {memory}',
-             f'precision: {str(plan.precision.dtype)[6:]} on {plan.device}; '
-             f'{plan.precision.reason}',
-             f'plan: {much}; files in {out_dir}']
-    if T < cfg.max_seq_len and cfg.positions == 'learned':
-        lines.append(f'note: positions from {T} on, of {cfg.max_seq_len}, '
-                     'are not trained with this block_size')
-    if widened:
-        lines.append(f'note: the weights were {" and ".join(widened)}, and are float32 '
-                     'from now on: steps are too small for fewer bits')
-    return '\n'.join(lines)
-
-def nothing_left(
-    config, # a `TrainConfig`
-    progress, # a `Progress`
-    out_dir, # the run's folder
-) -> str: # one line
-    "Why a run makes no step"
-    names = ('epochs' if config.max_steps is None else 'max_steps', 'max_minutes')
-    values = {n: getattr(config, n) for n in names}
-    given = [f'{n}={v:g}' for n, v in values.items() if v is not None]
-    asked = ' and '.join(given) or 'epochs=1 (the default)'
-    return (f'nothing left to do: the run in {out_dir} has made {progress.step:,} steps '
-            f'({progress.epochs:.2f} epochs, {progress.elapsed/60:.1f} minutes), '
-            f'and {asked} asks for no more; a higher number goes on')
-
+# %% ../../nbs/engine/report.ipynb #e5e5ce81
 def summary(
     run, # a `Run`
     progress, # a `Progress`

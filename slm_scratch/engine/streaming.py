@@ -94,9 +94,15 @@ class Sequence:
         "The text so far, and how it came about"
         return Generation(''.join(self.pieces), self.tokens, self.log_probs, self.ended)
 
-# %% ../../nbs/engine/streaming.ipynb #5f8f5a93
+# %% ../../nbs/engine/streaming.ipynb #68a1fd02
 PORTION = 64 # numbers that a row draws from its generator at once
 
+def _portion(generator):
+    "The next numbers of one row, float64 (PORTION,)"
+    if generator is None: return torch.zeros(PORTION, dtype=torch.float64, device='cpu')
+    return torch.rand(PORTION, generator=generator, dtype=torch.float64, device='cpu')
+
+# %% ../../nbs/engine/streaming.ipynb #5f8f5a93
 class RowUniforms:
     "One uniform random number after another for each row, from a generator of its own"
     def __init__(self,
@@ -119,11 +125,6 @@ class RowUniforms:
         "Drop the other rows"
         self.generators = [self.generators[i] for i in keep]
         if self.drawn is not None: self.drawn = self.drawn[keep]
-
-def _portion(generator):
-    "The next numbers of one row, float64 (PORTION,)"
-    if generator is None: return torch.zeros(PORTION, dtype=torch.float64, device='cpu')
-    return torch.rand(PORTION, generator=generator, dtype=torch.float64, device='cpu')
 
 # %% ../../nbs/engine/streaming.ipynb #011f4a9e
 def unused_token_mask(
@@ -149,6 +150,14 @@ def used_tokens(
     rows = [[eot]*(n - len(ids)) + ids for ids in used]
     return torch.tensor(rows, dtype=torch.long, device='cpu')
 
+# %% ../../nbs/engine/streaming.ipynb #060013db
+def _how_to_text(p):
+    "What to do with a prompt that is not text"
+    if p is None: return "'' begins with nothing"
+    if isinstance(p, (bytes, bytearray)): return "decode it first, with .decode('utf-8')"
+    if isinstance(p, os.PathLike): return "read the file first, with .read_text(encoding='utf-8')"
+    return 'decode ids first; several prompts go into a list'
+
 # %% ../../nbs/engine/streaming.ipynb #29017bef
 def as_prompts(
     prompt, # a str, or several in a collection
@@ -164,6 +173,7 @@ def as_prompts(
         raise TypeError(f'a prompt must be a str, not {found}: {_how_to_text(p)}')
     return [replace_surrogates(p) for p in prompts], single
 
+# %% ../../nbs/engine/streaming.ipynb #ff6d5ea2
 def as_prompt(
     prompt, # a str
 ) -> str: # without surrogates
@@ -173,13 +183,7 @@ def as_prompt(
     raise TypeError(f'the prompt must be a str, not {type(prompt).__name__}: '
                     'one text at a time; `generate` takes several')
 
-def _how_to_text(p):
-    "What to do with a prompt that is not text"
-    if p is None: return "'' begins with nothing"
-    if isinstance(p, (bytes, bytearray)): return "decode it first, with .decode('utf-8')"
-    if isinstance(p, os.PathLike): return "read the file first, with .read_text(encoding='utf-8')"
-    return 'decode ids first; several prompts go into a list'
-
+# %% ../../nbs/engine/streaming.ipynb #52f6b486
 def as_stop_strings(
     stop, # None, a str, or several
 ) -> tuple: # what was given, whether it is text or not
@@ -188,7 +192,7 @@ def as_stop_strings(
     single = isinstance(stop, (str, bytes)) or not isinstance(stop, Iterable)
     return (stop,) if single else tuple(stop)
 
-# %% ../../nbs/engine/streaming.ipynb #726cf473
+# %% ../../nbs/engine/streaming.ipynb #4a0c366d
 def encode_prompts(
     model, # gives the tokenizer
     prompts:list, # strs
@@ -199,6 +203,7 @@ def encode_prompts(
                          "its weights, or build it without torch.device('meta')")
     return [model.tokenizer.encode(p) for p in prompts]
 
+# %% ../../nbs/engine/streaming.ipynb #726cf473
 def prompt_contexts(
     model, # gives the window and end-of-text
     prompt_ids:list, # from `encode_prompts`
@@ -214,6 +219,7 @@ def prompt_contexts(
     eot = [model.tokenizer.eot]
     return [((eot if start or not ids else []) + ids)[-W:] for ids in prompt_ids]
 
+# %% ../../nbs/engine/streaming.ipynb #f99a3d2c
 def prompt_context(
     model, # gives tokenizer and window
     prompt:str, # a single one
