@@ -4,6 +4,7 @@ import json, math, os, shutil, subprocess, sys
 from pathlib import Path
 import pytest, torch
 from slm_scratch import ModelConfig, SmallLanguageModel, Tokenizer
+from slm_scratch.engine.variants import POSITIONS
 from slm_scratch.generate import Sampler
 
 odd_texts = ['The little fox lost her lantern.', '', ' ', '  two  spaces ',
@@ -66,7 +67,7 @@ def test_transformers_gpt2_vocabulary(tmp_path):
 def test_onnx(own, tmp_path):
     pytest.importorskip('onnx')
     ort = pytest.importorskip('onnxruntime')
-    for m in (random_model(own), random_model(own, positions='rotary')):
+    for m in (random_model(own, positions=positions) for positions in POSITIONS):
         m.save_onnx(tmp_path/'m.onnx')
         engine = ort.InferenceSession(tmp_path/'m.onnx')
         for shape in ((1, 1), (2, 7), (3, 60)):

@@ -18,7 +18,7 @@ from slm_scratch.engine.changes import changed_parts
 from slm_scratch.engine.config import VARIANTS
 from slm_scratch.engine.memorization import MemorizationIndex
 from slm_scratch.engine.fast import FastDecoder, TopKHead, topk_head
-from slm_scratch.engine.variants import Rotary
+from slm_scratch.engine.variants import POSITIONS, Rotary
 from slm_scratch.generate import Decoder, GenerationConfig, Sampler, choose_decoder
 from slm_scratch.generate import keep_min_p, keep_top_k, keep_top_p, penalize_repeats, sample
 from slm_scratch.model import MLP, Block
@@ -564,11 +564,16 @@ def test_patched_weights_between_calls():
 @pytest.mark.parametrize('dtype', [torch.float64, torch.bfloat16, torch.float16])
 def test_half_and_double_weights(dtype):
     tolerance = .3 if dtype.itemsize == 2 else 1e-4
-    for positions in ('rotary', 'learned'):
+    for positions in POSITIONS:
         m = model(positions=positions).to(dtype)
         for p in PROMPTS:
             g = m.generate(p, max_new_tokens=14, seed=0, log_probs=True)
             np.testing.assert_allclose(g.log_probs, log_probs_of(m, p, g.tokens), atol=tolerance)
+
+@pytest.mark.parametrize('positions', POSITIONS)
+def test_positions_with_caches_and_in_a_batch(positions):
+    m = model(positions=positions)
+    assert agrees(m, 8) != agrees(model(1, positions=positions), 8) # also beyond the window
 
 def test_unchanged_models_take_the_fast_lane():
     for m in (model(), model(positions='learned'), model(bias=False, tie_weights=False),

@@ -9,6 +9,7 @@ import pytest, torch
 from torch import nn
 from torch.nn import functional as F
 from slm_scratch import MODEL_CONFIG, ModelConfig, SmallLanguageModel, Tokenizer
+from slm_scratch.engine.variants import POSITIONS
 from slm_scratch.engine.weights import replaced_parts
 from slm_scratch.engine.huggingface import read_safetensors, write_safetensors
 from slm_scratch.tokenizer import EOT
@@ -209,7 +210,8 @@ def gguf_here():
 def test_unchanged(own):
     "Nothing of what training and generation do counts as a change"
     m = small(own, dropout=.1)
-    others = small(own, positions='rotary'), small(own, tie_weights=False, bias=False)
+    others = [small(own, positions=positions) for positions in POSITIONS]
+    others.append(small(own, tie_weights=False, bias=False))
     for variant in (m, m.train(), *others, m.quantize(), copy.deepcopy(m)):
         assert replaced_parts(variant) == []
     from functools import partial

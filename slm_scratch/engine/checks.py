@@ -13,11 +13,12 @@ from torch import nn
 from .files import as_path, is_real, is_whole
 from ..model import SmallLanguageModel
 from .device import choose_device
+from .optim import OPTIMIZERS
 from .distributed import find_fully_shard, is_dtensor
 from .outputs import folder_problem
 
 # %% ../../nbs/engine/checks.ipynb #e4a2d2ae
-_CHOICES = dict(optimizer=('adamw', 'muon'), schedule=('cosine', 'wsd'),
+_CHOICES = dict(optimizer=(*OPTIMIZERS,), schedule=('cosine', 'wsd'),
                 precision=('auto', 'fp32', 'bf16', 'fp16'), resume=(True, False, 'changed'))
 _SWITCHES = ('checkpoint_activations', 'tensorboard', 'shard', 'compile', 'verbose')
 _WHOLE = dict(batch_size=1, grad_accum=1, seed=0, eval_tokens=1, log_every=1) # name: lowest value

@@ -146,12 +146,14 @@ def read_config(meta, # the `slm_scratch` entry of a file
 
 # %% ../../nbs/engine/weights.ipynb #35a80bf6
 def infer_config(state:dict, # weights under our names
+                 positions:str='rotary', # what they are if there is no table of them
                 ) -> dict: # the fields of `ModelConfig` that shapes show: not `n_heads`, `dropout`
     "Read a config off the shapes of weights"
     V, C = state['token_embedding.weight'].shape
     blocks = {k.split('.')[1] for k in state if k.startswith('blocks.')}
     table = state.get('position_embedding.weight')
-    rows = dict(positions='rotary') if table is None else dict(max_seq_len=len(table))
+    rows = dict(positions=positions)
+    if table is not None: rows = dict(positions='learned', max_seq_len=len(table))
     d_ff = len(state['blocks.0.mlp.fc.weight'])
     return dict(vocab_size=V, d_model=C, n_layers=len(blocks), d_ff=d_ff,
                 bias='final_norm.bias' in state, **rows)
@@ -179,13 +181,18 @@ def _check_weights(model, state, meta, tied):
     if is_int8(state) != is_int8(model.state_dict()):
         raise ValueError('one of the two, file or model, is in int8: '
                          'SmallLanguageModel.load(path) builds what the file holds')
-    theirs = asdict(read_config(meta)) if meta else infer_config(state)
+    theirs = asdict(read_config(meta)) if meta else _guess_config(state, model)
     diff = config_differences(theirs, replace(model.config, tie_weights=tied))
     if diff: raise _another_shape(theirs, diff)
     head, tokens = state.get('lm_head.weight'), state['token_embedding.weight']
     if tied and head is not None and head is not tokens and not torch.equal(head, tokens):
         raise ValueError('these weights have two matrices, one to read tokens and one to write '
                          'them: build with ModelConfig(tie_weights=False)')
+
+def _guess_config(state, model):
+    "Without a file's config: a model that has no table either says what its positions are"
+    own = model.config.positions
+    return infer_config(state) if own == 'learned' else infer_config(state, own)
 
 def _another_shape(theirs, diff):
     "The error for weights of another config, with the config to build"
