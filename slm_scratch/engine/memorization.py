@@ -44,7 +44,7 @@ def suffix_array(
         if rank.max() == N: return order
         k *= 2
 
-# %% ../../nbs/engine/memorization.ipynb #e52969f1
+# %% ../../nbs/engine/memorization.ipynb #eaae1a63
 class Match(NamedTuple):
     "The longest run of words that a text shares with a training text"
     words:int # how many
@@ -57,6 +57,16 @@ class Run(NamedTuple):
     words:int # how many
     position:int # of the first one in `MemorizationIndex.ids`
 
+# %% ../../nbs/engine/memorization.ipynb #81ec339d
+def _text_problems(texts):
+    "Everything that is wrong with training texts"
+    if isinstance(texts, str): return ['texts is a single str: put it into a list, [text]']
+    wrong = [f'texts[{i}] must be a str, not {type(t).__name__}: decode ids first'
+             for i, t in enumerate(texts) if not isinstance(t, str)]
+    if wrong or any(map(str.split, texts)): return wrong
+    return [f'there is no word in {len(texts)} text(s), so nothing can have been copied']
+
+# %% ../../nbs/engine/memorization.ipynb #aa1b4c8e
 class MemorizationIndex:
     "Training texts, indexed to find what another text shares with them word for word"
     def __init__(self,
@@ -76,15 +86,7 @@ class MemorizationIndex:
         self.order = suffix_array(torch.from_numpy(self.ids)).numpy() # (N,), 8 bytes each
         self.longest_text = max(b - a for a, b in zip(self.starts, [*self.starts[1:], len(ids)]))
 
-# %% ../../nbs/engine/memorization.ipynb #66055d01
-def _text_problems(texts):
-    "Everything that is wrong with training texts"
-    if isinstance(texts, str): return ['texts is a single str: put it into a list, [text]']
-    wrong = [f'texts[{i}] must be a str, not {type(t).__name__}: decode ids first'
-             for i, t in enumerate(texts) if not isinstance(t, str)]
-    if wrong or any(map(str.split, texts)): return wrong
-    return [f'there is no word in {len(texts)} text(s), so nothing can have been copied']
-
+# %% ../../nbs/engine/memorization.ipynb #c842c63a
 def common_prefix(
     a, # a list
     b, # another one
@@ -96,7 +98,7 @@ def common_prefix(
         n += 1
     return n
 
-# %% ../../nbs/engine/memorization.ipynb #9c481a3b
+# %% ../../nbs/engine/memorization.ipynb #4dc2f8c2
 @patch
 def longest_from(self:MemorizationIndex,
     words:list, # numbers of words
@@ -108,6 +110,7 @@ def longest_from(self:MemorizationIndex,
     neighbours = self.order[max(0, k - 1):k + 1]
     return max(Run(common_prefix(words, suffix(p)), int(p)) for p in neighbours)
 
+# %% ../../nbs/engine/memorization.ipynb #f8cacbdc
 @patch
 def runs(self:MemorizationIndex,
     text:str, # any text
@@ -119,6 +122,7 @@ def runs(self:MemorizationIndex,
     words = [self.number.get(w, -1) for w in text.split()]
     return [self.longest_from(words[i:]) for i in range(len(words))]
 
+# %% ../../nbs/engine/memorization.ipynb #b6c5b1ec
 @patch
 def longest(self:MemorizationIndex,
     text:str, # any text
@@ -131,6 +135,7 @@ def longest(self:MemorizationIndex,
     document = bisect_right(self.starts, position) - 1
     return Match(n, ' '.join(text.split()[i:i + n]), document, position - self.starts[document])
 
+# %% ../../nbs/engine/memorization.ipynb #7645326c
 @patch
 def share(self:MemorizationIndex,
     text:str, # any text
