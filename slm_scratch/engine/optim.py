@@ -109,9 +109,11 @@ def fused_adamw(
 
 # %% ../../nbs/engine/optim.ipynb #ac2b87d9
 def _adamw_for_all(model, learning_rate, weight_decay, muon):
+    "AdamW for every parameter"
     return [fused_adamw(parameter_groups(model, weight_decay), learning_rate)]
 
 def _muon_and_adamw(model, learning_rate, weight_decay, muon):
+    "Muon for the matrices inside blocks, AdamW for everything else"
     inner = [(n, p) for n, p in model.blocks.named_parameters() if p.dim() == 2 and p.requires_grad]
     qkv, others = ([p for n, p in inner if n.endswith('qkv.weight') == b] for b in (True, False))
     groups = [dict(params=qkv, n_fused=3), dict(params=others)]
@@ -129,5 +131,5 @@ def make_optimizers(
     weight_decay:float=.1, # for matrices
     muon=Muon, # its class
 ) -> list: # optimizers that together own every parameter once
-    "AdamW for all; or Muon for the matrices inside blocks, and AdamW for everything else"
+    "Whatever `optimizer` stands for, made for all parameters that are not frozen"
     return OPTIMIZERS[optimizer](model, learning_rate, weight_decay, muon)

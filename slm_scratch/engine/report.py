@@ -232,9 +232,10 @@ def resume_command(
     given = {f.name: getattr(config, f.name) for f in fields(config)
              if getattr(config, f.name) != f.default}
     given['out_dir'] = str(out_dir)
-    words = [f'{n}={v!r}' for n, v in given.items()]
+    plain = (bool, int, float, str, tuple, type(None))
+    words = [f'{n}={(v if isinstance(v, plain) else str(v))!r}' for n, v in given.items()]
     if not isinstance(data_path, (str, Path)): words.insert(0, 'data_path=…') # too long to print
-    elif data_path != 'tales': words.insert(0, f'data_path={data_path!r}')
+    elif data_path != 'tales': words.insert(0, f'data_path={str(data_path)!r}')
     return f'LanguageModelTrainer(model).train({", ".join(words)})'
 
 # %% ../../nbs/engine/report.ipynb #e5e5ce81

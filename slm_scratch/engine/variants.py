@@ -37,11 +37,11 @@ class Rotary(Variant):
         "Turned queries and keys, and the heads in their new layout: 3·C"
         return 3*cfg.d_model if cfg.positions == 'rotary' else 0
 
-_tables = {} # (width of a head, window, device) → cosines and sines of all positions
+_tables = {} # (function, width of a head, window, device) → cosines and sines of all positions
 
 def _rope_table(cfg, device):
     "The angles of all positions: a decoder looks one up for each token"
-    key = cfg.head_dim, cfg.max_seq_len, device
+    key = rope_cos_sin, cfg.head_dim, cfg.max_seq_len, device
     if key not in _tables:
         with torch.inference_mode(False): # what is made in inference mode could not be trained with
             everywhere = torch.arange(cfg.max_seq_len, device=device)
