@@ -62,13 +62,16 @@ def logit_lens(self:SmallLanguageModel,
     return names, torch.cat(lens).cpu()
 
 # %% ../../nbs/engine/lens.ipynb #56b3a3ca
+_MARGIN = 6 # letters that the end of a long word may run over the edge
+
 def _lay_out(model, prompt, generation, width):
-    "The tokens on a grid, broken at spaces: (column, line, text, nats), one for each"
+    "The tokens on a grid, broken before words: (column, line, text, nats), one for each"
     spots, x, y = [(0, 0, prompt, None)], len(prompt), 0
     for i, log_prob in zip(generation.tokens, generation.log_probs):
         text = model.tokenizer.decode([i]).replace('<|endoftext|>', '')
         text = ''.join(a if a.isprintable() or a == '\n' else '\ufffd' for a in text)
-        too_long = text.startswith(' ') and x + len(text) > width
+        edge = width + (0 if text.startswith(' ') else _MARGIN)
+        too_long = x + len(text) > edge
         if '\n' in text or too_long: x, y, text = 0, y + 1, text.strip()
         spots.append((x, y, text, -log_prob))
         x += len(text)
