@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SMALL_MODEL', 'TRAINING', 'choose_vocabulary', 'model_options', 'model_config', 'training_arguments',
-           'resume_command', 'train_cli', 'model_file', 'eval_cli', 'in_words', 'CopyReport', 'generate_cli']
+           'resume_command', 'train_cli', 'model_file', 'load_model', 'eval_cli', 'in_words', 'CopyReport',
+           'generate_cli']
 
 # %% ../../nbs/engine/cli.ipynb #4d87eff5
 import json, math, os, shlex, sys
@@ -18,6 +19,7 @@ from .prepare import prepare
 from .corpus import read_texts, resolve, TokenFiles
 from .corpus import vocabulary_texts
 from ..model import PRESETS, ModelConfig, SmallLanguageModel
+from .huggingface import BUNDLED
 from .device import choose_device
 from .evaluate import evaluate
 from .memorization import MemorizationIndex
@@ -172,6 +174,21 @@ def _newest_model():
                                 'train one first (slm-train tales), or name one with --model')
     return found[-1]
 
+# %% ../../nbs/engine/cli.ipynb #9357e949
+def load_model(
+    model=None, # as for `model_file`, or the name of a model in the box; None: the newest run
+    device=None, # where to put it
+) -> SmallLanguageModel:
+    "A trained model: one that is named, or the newest, or with no run here the one in the box"
+    runs = any(Path('runs').rglob('model.pth'))
+    if model is None and not runs:
+        print('slm-scratch: no run under runs/ yet: tales-tiny writes, the model in the box '
+              '(slm-train trains one of yours)', file=sys.stderr)
+        model = 'tales-tiny'
+    if model in BUNDLED and not Path(model).exists():
+        return SmallLanguageModel.from_pretrained(model, device=device)
+    return SmallLanguageModel.load(model_file(model), device)
+
 # %% ../../nbs/engine/cli.ipynb #24ddc4cc
 def _device(name):
     "The device of this name, or the best one; raises OptionError if it is not there"
@@ -188,14 +205,14 @@ def _device(name):
     borrow(evaluate, skip=['model', 'data', 'batch_tokens'], max_documents=dict(name='documents')),
     says={'data_path': 'data'})
 def eval_cli(
-    model:str, # a model.pth, or the folder of a run
+    model:str, # a model.pth, the folder of a run, or tales-tiny
     data:list='tales', # as for slm-train: files, a folder, prepared tokens, or a corpus
     whole:bool=False, # score all of the text, not only the part that training holds out
     device:str=None, # such as cpu, cuda, mps [the best there is]
     **kwargs, # of `evaluate`
 ):
     "Score a model on a text: loss, perplexity, bits per byte. The last line is JSON."
-    net = SmallLanguageModel.load(model_file(model), _device(device))
+    net = load_model(model, _device(device))
     text = list(read_texts(data, net.tokenizer)) if whole else prepare(data, net.tokenizer)[1]
     e = evaluate(net, text, **kwargs)
     print(in_words(e))
@@ -260,7 +277,7 @@ def _decoded(documents, tokenizer):
     says={'data_path': 'copied'})
 def generate_cli(
     prompt:str, # how the text begins; '' for a text from nothing
-    model:str=None, # a model.pth, or the folder of a run [the newest run under runs/]
+    model:str=None, # a model.pth, the folder of a run, or tales-tiny [newest run, else tales-tiny]
     copied:list=None, # training data: print the longest run of words copied from them [not printed]
     device:str='cpu', # where the model runs: cpu, cuda, mps
     **kwargs, # of `generate`
@@ -268,7 +285,7 @@ def generate_cli(
     "Continue a prompt with a trained model, and print the text as it comes."
     n, seed = kwargs.pop('num_samples'), kwargs.pop('seed')
     if n < 1: raise OptionError('num_samples', n, 'must be a whole number, at least 1')
-    net = SmallLanguageModel.load(model_file(model), _device(device))
+    net = load_model(model, _device(device))
     report = None if copied is None else CopyReport(copied, net.tokenizer)
     seeds = [None]*n if seed is None else range(seed, seed + n)
     for each in seeds:
