@@ -6,37 +6,10 @@
 __all__ = ['cross_entropy', 'cosine_schedule', 'wsd_schedule', 'TrainConfig', 'check_arguments', 'LanguageModelTrainer',
            'learning_rate']
 
-# %% ../nbs/04_train.ipynb #e17fe706
-import json, math, time, warnings
-from contextlib import contextmanager
-from dataclasses import dataclass, fields, InitVar, replace
-from pathlib import Path
-import numpy as np
+# %% ../nbs/04_train.ipynb #9fbcd70b
+import math
 import torch
-from fastcore.basics import patch
 from torch import nn
-from .engine.files import as_number
-from .data import get_batch, steps_per_epoch
-from .model import ModelConfig, SmallLanguageModel
-from .engine.sizes import explain_oom
-from .engine.device import choose_device, choose_precision, DevicePlan, fork_rng
-from .engine.device import tf32, usual_torch
-from .engine.loss import activation_checkpointing, bits_per_byte
-from .engine.optim import make_optimizers, Muon
-from .engine.distributed import full_tensor, Placement, process_group, ShardedMuon
-from .engine.outputs import FORMAT
-from .engine.run import choose_block_size, graceful_stop, model_header, open_run
-from .engine.run import read_data, run_arguments, run_config
-from .engine.progress import Best, Evaluated, Progress, Saved, Sums, windows_from
-from .engine.report import describe, History, loss_references, metrics, mfu
-from .engine.report import nothing_left, open_writer, progress_bar, resume_command
-from .engine.report import show_step, summary, write_scalars
-from .engine.checks import argument_problems, bare_model, check_finite, check_model
-from .engine.checks import plain_arguments, widen
-from .engine.signatures import takes_fields
-with warnings.catch_warnings(): # without ipywidgets there is the plain bar, and no warning
-    warnings.simplefilter('ignore')
-    from tqdm.auto import tqdm
 
 # %% ../nbs/04_train.ipynb #0df1754b
 def cross_entropy(
@@ -74,7 +47,33 @@ def wsd_schedule(
     left = min(1, max(0, (1 - step/steps)/decay))
     return min_lr + (learning_rate - min_lr) * left
 
-# %% ../nbs/04_train.ipynb #b97eb434
+# %% ../nbs/04_train.ipynb #754023c2
+import json, time, warnings
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, InitVar, replace
+from pathlib import Path
+import numpy as np
+from fastcore.basics import patch
+from .engine.files import as_number
+from .data import get_batch, steps_per_epoch
+from .model import ModelConfig, SmallLanguageModel
+from .engine.sizes import explain_oom
+from .engine.device import choose_device, fork_rng, tf32, usual_torch
+from .engine.loss import activation_checkpointing, bits_per_byte
+from .engine.distributed import full_tensor, process_group
+from .engine.run import graceful_stop
+from .engine.progress import Best, Evaluated, Progress, Sums, windows_from
+from .engine.report import History, loss_references, metrics, mfu, open_writer
+from .engine.report import progress_bar, sample_text, show_step, write_scalars
+from .engine.checks import argument_problems, bare_model, check_finite, check_model
+from .engine.checks import plain_arguments
+from .engine.signatures import takes_fields
+from .engine.trainer import TrainerBase
+with warnings.catch_warnings(): # without ipywidgets there is the plain bar, and no warning
+    warnings.simplefilter('ignore')
+    from tqdm.auto import tqdm
+
+# %% ../nbs/04_train.ipynb #27412c3e
 @dataclass(frozen=True)
 class TrainConfig:
     "The options of a training run, checked: one ValueError names every wrong value"
@@ -95,6 +94,8 @@ class TrainConfig:
     precision:str='auto' # 'auto', 'fp32', 'bf16', 'fp16'
     eval_every:int=None # steps between evaluations; None: 20 in a run, at least 50 steps apart
     eval_tokens:int=40_000 # tokens of an evaluation, always the same ones
+    sample_every:int=500 # steps between samples in the log, if there is a tokenizer; 0: none
+    sample_prompt:str='Once upon a time' # how a sample begins
     checkpoint_every:int=None # steps between checkpoints; None: at evaluations, and every 5 minutes
     keep_every:int=None # also keep step-N.pt every N steps
     log_every:int=10 # steps between rows of the history
@@ -122,6 +123,7 @@ class TrainConfig:
         "`min_lr`, or its default"
         return self.learning_rate/10 if self.min_lr is None else self.min_lr
 
+# %% ../nbs/04_train.ipynb #eebc616b
 def check_arguments(
     given:dict, # options of `train`, by name
     cfg:ModelConfig, # the model's config
@@ -129,8 +131,8 @@ def check_arguments(
     "Raise one ValueError that names every wrong option, before a model exists"
     return TrainConfig(**given, max_seq_len=cfg.max_seq_len)
 
-# %% ../nbs/04_train.ipynb #62c4234f
-class LanguageModelTrainer:
+# %% ../nbs/04_train.ipynb #3478207d
+class LanguageModelTrainer(TrainerBase):
     "Trains a model: resumable, exact, and stopped at any time without loss"
     def __init__(self,
         model:SmallLanguageModel, # trained in place
@@ -139,11 +141,6 @@ class LanguageModelTrainer:
         self.clock = time.perf_counter
         self.resume_hint = None # what is printed to go on; None: the call in Python
         self.unsaved = None # why the end of the run is not on the disk
-
-    @property
-    def step(self) -> int:
-        "Optimizer steps made so far"
-        return self.progress.step
 
 # %% ../nbs/04_train.ipynb #52276156
 @patch
@@ -195,43 +192,6 @@ def session(self:LanguageModelTrainer,
         finally:
             self.model = original
             self.net = self.placed = None # nothing may refer to the process group when it ends
-
-# %% ../nbs/04_train.ipynb #b2807044
-@patch
-def set_up(self:LanguageModelTrainer,
-    data_path, # as for `train`
-) -> None:
-    "Folder, data, precision, weights, optimizers; then the state of a run in the folder"
-    c, group = self.config, self.group
-    self.verbose = c.verbose and group.is_main
-    say = tqdm.write if self.verbose else lambda line: None
-    self.run = open_run(c, data_path, group, say)
-    self.out_dir = self.run.out_dir
-    self.data, self.valid = read_data(data_path, self.model.tokenizer, self.out_dir/'data', group)
-    cfg = self.model.config
-    T = c.block_size or choose_block_size(len(self.data), c.batch_size, cfg.max_seq_len)
-    widened = widen(self.model)
-    self.placed = Placement(self.model, group, c.shard)
-    self.model = self.placed.model
-    self.plan = DevicePlan(self.device, group.broadcast(choose_precision(self.device, c.precision)))
-    muon = ShardedMuon if c.shard else Muon
-    rates = c.learning_rate, c.weight_decay
-    self.optimizers = make_optimizers(self.model, c.optimizer, *rates, muon)
-    self.net = self.placed.network(c.compile)
-    self.history = History()
-    self.progress = Progress(c.batch_size*c.grad_accum*group.world, T,
-                             steps_per_epoch(self.data, 1, T), self.clock)
-    self.meta = model_header(self.model)
-    self.run_config = run_config(self.model, self.meta, (self.data, self.valid),
-                                 run_arguments(c, group.world, T))
-    if state := self.run.resume(self.run_config, c.resume):
-        self.load_state(state)
-        say(f'going on at step {self.step} of the run in {self.out_dir}')
-    self.progress.limit(c.epochs, c.max_steps, c.max_minutes)
-    if self.step and self.progress.done and group.is_main:
-        tqdm.write(nothing_left(c, self.progress, self.out_dir))
-    say(describe(c, cfg, self.progress, self.plan, len(self.data), group.world,
-                 self.out_dir, widened))
 
 # %% ../nbs/04_train.ipynb #3ccb820c
 @patch
@@ -300,7 +260,7 @@ def validate(self:LanguageModelTrainer) -> float: # nats a token; nan without a 
     self.model.train()
     return total/windows
 
-# %% ../nbs/04_train.ipynb #a4eaeb9f
+# %% ../nbs/04_train.ipynb #698b9c56
 @patch
 def loop(self:LanguageModelTrainer) -> None:
     "Steps, and after each what is due: evaluate, log, save, stop"
@@ -314,7 +274,7 @@ def loop(self:LanguageModelTrainer) -> None:
         self.stopped = progress.sync_clock_and_stop(self.group, signal, self.out_dir)
     with progress_bar(progress, self.verbose) as bar:
         sync()
-        if not self.history: self.log(evaluate=True)
+        if not self.history: self.log(evaluate=True, sample=bool(c.sample_every))
         while not progress.done and not self.stopped:
             began = self.clock()
             loss, norm = self.train_step()
@@ -324,20 +284,23 @@ def loop(self:LanguageModelTrainer) -> None:
             self.after_step()
             sync()
 
+# %% ../nbs/04_train.ipynb #81adad69
 @patch
 def after_step(self:LanguageModelTrainer) -> None:
-    "Evaluate, log and save, if it is time"
+    "Evaluate, speak, log and save, if it is time"
     c, progress = self.config, self.progress
     evaluate = progress.due_evaluation(c.eval_every) or progress.done
     save = progress.due_checkpoint(c.checkpoint_every, evaluate)
-    if evaluate or self.step % c.log_every == 0: self.log(evaluate)
+    sample = progress.due_sample(c.sample_every)
+    if evaluate or sample or self.step % c.log_every == 0: self.log(evaluate, sample)
     if save: self.save('last.pt')
     if c.keep_every and self.step % c.keep_every == 0: self.save(f'step-{self.step}.pt')
 
-# %% ../nbs/04_train.ipynb #359b36d5
+# %% ../nbs/04_train.ipynb #5563f84b
 @patch
 def log(self:LanguageModelTrainer,
     evaluate:bool=False, # measure the validation loss too, and keep the model if it is the best
+    sample:bool=False, # let the model speak, too
 ) -> None:
     "Add a row to the history, in memory and in history.jsonl"
     progress, cfg = self.progress, self.model.config
@@ -346,6 +309,9 @@ def log(self:LanguageModelTrainer,
     if not self.step: row |= loss_references(cfg.vocab_size, self.valid)
     if rate := row.get('tokens_per_second'):
         row |= mfu(cfg, progress.block_size, rate, self.plan, self.group.world)
+    said = None
+    if sample and self.meta['tokenizer']:
+        said = sample_text(self.placed, self.config.sample_prompt)
     before = self.clock()
     val = self.group.all_reduce_mean(self.validate()) if evaluate else math.nan
     if math.isfinite(val):
@@ -353,6 +319,9 @@ def log(self:LanguageModelTrainer,
         row |= dict(val_loss=val, bits_per_byte=bpb)
     row['seconds'] = progress.elapsed = self.clock() - progress.start
     row = {k: v if math.isfinite(v) else None for k, v in row.items()} # JSON has no infinity
+    if said: # by the first process
+        row['sample'] = said
+        self.run.say(f'step {self.step}: {said}')
     self.history.append(row)
     self.run.write_history(json.dumps(row) + '\n')
     write_scalars(self.writer, row)
@@ -360,76 +329,3 @@ def log(self:LanguageModelTrainer,
     if val < progress.best.loss and self.step:
         progress.best = Best(self.step, val)
         self.save('best.pt')
-
-# %% ../nbs/04_train.ipynb #e3a0e783
-@patch
-def state(self:LanguageModelTrainer) -> dict: # tensors and plain values only
-    "All that the rest of the run depends on; all processes have to call it"
-    return dict(format=FORMAT, **self.progress.state_dict(), run_config=self.run_config,
-                device=self.device.type, precision=self.plan.name, slm_scratch=self.meta,
-                history=self.history.dumps(),
-                model=self.placed.full_state_dict(), scaler=self.plan.scaler.state_dict(),
-                optimizers=self.placed.full_optimizer_states(self.optimizers))
-
-@patch
-def load_state(self:LanguageModelTrainer,
-    state:dict, # from `state`
-) -> None:
-    "Put everything back as it was; a precision that was chosen by measuring stays"
-    c, plan, progress = self.config, self.plan, self.progress
-    if c.precision == 'auto' and self.device.type == state['device']:
-        precision = choose_precision(self.device, state['precision'])
-        plan.use(precision._replace(reason='as the run began'))
-    if plan.name != state['precision']:
-        self.run.say(f'the run began in {state["precision"]} and goes on in {plan.name}')
-    self.placed.load_state_dict(state['model'], self.out_dir)
-    for opt, moments in zip(self.optimizers, state['optimizers'], strict=True):
-        self.placed.load_optimizer_state(opt, moments)
-    if state['scaler'] and plan.scaler.is_enabled(): plan.scaler.load_state_dict(state['scaler'])
-    progress.load_state_dict(state)
-    old = state['run_config']['arguments']
-    progress.carry_over(old['batch_size']*old['grad_accum'], old['block_size'],
-                        steps_per_epoch(self.data, 1, old['block_size']))
-    self.history = History.loads(state['history'])
-    self.run.write_history(state['history'], 'w') # rows after the checkpoint will come again
-
-@patch
-def save(self:LanguageModelTrainer,
-    name:str='last.pt', # a file of `out_dir`
-) -> None:
-    "Write a checkpoint; with best.pt comes model.pth, the model alone. All processes call it"
-    state, model = self.state(), None # what is sharded is gathered before anything can go wrong
-    if name == 'best.pt' and self.group.is_main: model = self.placed.gather_model(state['model'])
-    written = self.run.save(state, name, model)
-    if written and name == 'last.pt': self.progress.saved = Saved(self.step, self.progress.elapsed)
-
-# %% ../nbs/04_train.ipynb #650fc30b
-@patch
-def finish(self:LanguageModelTrainer) -> History: # of the whole run
-    "Save, take the best weights, and say what comes next"
-    run, progress = self.run, self.progress
-    if not self.stopped and progress.evaluated.step != self.step: self.log(evaluate=True)
-    if self.writer: self.writer.close()
-    if progress.saved.step != self.step: self.save('last.pt')
-    run.unsaved = self.group.broadcast(run.unsaved) # now the files are there for all processes
-    if not progress.best.step: self.save('best.pt') # nothing was validated: the last is the best
-    elif progress.best.step != self.step and not run.unsaved: self.load_best()
-    self.model = self.placed.gather()
-    run.repair_model(self.model)
-    run.sweep()
-    self.model.eval()
-    self.unsaved = run.unsaved
-    self.history.stopped, self.history.out_dir = self.stopped, self.out_dir
-    line = self.resume_hint or resume_command(self.config, self.data_path, self.out_dir)
-    run.say(summary(run, progress, self.stopped, line))
-    return self.history
-
-@patch
-def load_best(self:LanguageModelTrainer) -> None:
-    "Load the weights of best.pt; if that file is damaged, the last ones stay and become the best"
-    best, problem = self.run.best()
-    if problem: tqdm.write(f'refused: {problem}; the model keeps its last weights')
-    if self.group.all_reduce_mean(float(problem is not None)): # in one process, so in all
-        self.progress.best = Best(self.step, self.history.column('val_loss')[1][-1])
-        self.save('best.pt')
-    else: self.placed.load_state_dict(best, self.out_dir)

@@ -23,7 +23,8 @@ _CHOICES = dict(optimizer=(*OPTIMIZERS,), schedule=('cosine', 'wsd'),
 _SWITCHES = ('checkpoint_activations', 'tensorboard', 'shard', 'compile', 'verbose')
 _WHOLE = dict(batch_size=1, grad_accum=1, seed=0, eval_tokens=1, log_every=1) # name: lowest value
 _MAYBE_WHOLE = dict(max_steps=1, block_size=1, warmup_steps=0, eval_every=1, checkpoint_every=1,
-                    keep_every=1) # or None
+                    keep_every=1, sample_every=0) # or None
+_TEXTS = ('sample_prompt',)
 
 # %% ../../nbs/engine/checks.ipynb #fa67842a
 def _positive(v): return is_real(v) and v > 0
@@ -56,12 +57,15 @@ def _is_one_of(value, options):
     return type(value) in (str, bool) and value in options
 
 def _wrong_words(args):
-    "name → line, for each word or switch that is not one of its choices"
+    "name → line, for each word or switch that is not one of its choices, and what is no text"
     found = {}
     for name, options in {**_CHOICES, **dict.fromkeys(_SWITCHES, (True, False))}.items():
         value = getattr(args, name)
         if _is_one_of(value, options): continue
         found[name] = f'{name}={value!r}: must be one of {", ".join(map(repr, options))}'
+    for name in _TEXTS:
+        value = getattr(args, name)
+        if not isinstance(value, str): found[name] = f'{name}={value!r}: must be a text (str)'
     return found
 
 # %% ../../nbs/engine/checks.ipynb #4b4f0554

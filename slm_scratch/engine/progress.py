@@ -183,6 +183,14 @@ def add(self:Progress,
     sums = self.sums
     self.sums = Sums(sums.loss + loss, sums.steps + 1, sums.seconds + now - began, norm)
 
+# %% ../../nbs/engine/progress.ipynb #f2218351
+@patch
+def due_sample(self:Progress,
+    sample_every:int=None, # steps between samples; 0 or None: never
+) -> bool: # is it time to let the model speak?
+    "Before the first step, every `sample_every` steps, and after the last"
+    return bool(sample_every) and (self.step % sample_every == 0 or self.done)
+
 # %% ../../nbs/engine/progress.ipynb #8a9c647a
 @patch
 def sync_clock_and_stop(self:Progress,
