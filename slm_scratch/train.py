@@ -47,7 +47,7 @@ def wsd_schedule(
     left = min(1, max(0, (1 - step/steps)/decay))
     return min_lr + (learning_rate - min_lr) * left
 
-# %% ../nbs/04_train.ipynb #754023c2
+# %% ../nbs/04_train.ipynb #5650cb1b
 import json, time, warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, InitVar, replace
@@ -63,8 +63,8 @@ from .engine.loss import activation_checkpointing, bits_per_byte
 from .engine.distributed import full_tensor, process_group
 from .engine.run import graceful_stop
 from .engine.progress import Best, Evaluated, Progress, Sums, windows_from
-from .engine.report import History, loss_references, metrics, mfu, open_writer
-from .engine.report import progress_bar, sample_text, show_step, write_scalars
+from .engine.report import History, loss_references, metrics, mfu, one_line
+from .engine.report import open_writer, progress_bar, sample_text, show_step, write_scalars
 from .engine.checks import argument_problems, bare_model, check_finite, check_model
 from .engine.checks import plain_arguments
 from .engine.signatures import takes_fields
@@ -73,7 +73,7 @@ with warnings.catch_warnings(): # without ipywidgets there is the plain bar, and
     warnings.simplefilter('ignore')
     from tqdm.auto import tqdm
 
-# %% ../nbs/04_train.ipynb #27412c3e
+# %% ../nbs/04_train.ipynb #94de5b3c
 @dataclass(frozen=True)
 class TrainConfig:
     "The options of a training run, checked: one ValueError names every wrong value"
@@ -94,7 +94,7 @@ class TrainConfig:
     precision:str='auto' # 'auto', 'fp32', 'bf16', 'fp16'
     eval_every:int=None # steps between evaluations; None: 20 in a run, at least 50 steps apart
     eval_tokens:int=40_000 # tokens of an evaluation, always the same ones
-    sample_every:int=500 # steps between samples in the log, if there is a tokenizer; 0: none
+    sample_every:int=500 # steps between samples of the model in the log; 0 or None: none
     sample_prompt:str='Once upon a time' # how a sample begins
     checkpoint_every:int=None # steps between checkpoints; None: at evaluations, and every 5 minutes
     keep_every:int=None # also keep step-N.pt every N steps
@@ -296,7 +296,7 @@ def after_step(self:LanguageModelTrainer) -> None:
     if save: self.save('last.pt')
     if c.keep_every and self.step % c.keep_every == 0: self.save(f'step-{self.step}.pt')
 
-# %% ../nbs/04_train.ipynb #5563f84b
+# %% ../nbs/04_train.ipynb #6f50d67e
 @patch
 def log(self:LanguageModelTrainer,
     evaluate:bool=False, # measure the validation loss too, and keep the model if it is the best
@@ -309,9 +309,7 @@ def log(self:LanguageModelTrainer,
     if not self.step: row |= loss_references(cfg.vocab_size, self.valid)
     if rate := row.get('tokens_per_second'):
         row |= mfu(cfg, progress.block_size, rate, self.plan, self.group.world)
-    said = None
-    if sample and self.meta['tokenizer']:
-        said = sample_text(self.placed, self.config.sample_prompt)
+    said = sample_text(self.placed, self.config.sample_prompt) if sample else None
     before = self.clock()
     val = self.group.all_reduce_mean(self.validate()) if evaluate else math.nan
     if math.isfinite(val):
@@ -321,7 +319,7 @@ def log(self:LanguageModelTrainer,
     row = {k: v if math.isfinite(v) else None for k, v in row.items()} # JSON has no infinity
     if said: # by the first process
         row['sample'] = said
-        self.run.say(f'step {self.step}: {said}')
+        self.run.say(f'step {self.step}: {one_line(said)}')
     self.history.append(row)
     self.run.write_history(json.dumps(row) + '\n')
     write_scalars(self.writer, row)

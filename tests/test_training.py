@@ -389,7 +389,10 @@ def curve(out):
 def same_curve(a, b):
     a, b = curve(a), curve(b)
     assert len(a) == len(b) > 4
-    for x, y in zip(a, b): assert x == {k: pytest.approx(v, rel=1e-4) for k, v in y.items()}
+    for x, y in zip(a, b): # weights that differ in their last bits may write another text
+        assert ('sample' in x) == ('sample' in y)
+        x, y = ({k: v for k, v in row.items() if k != 'sample'} for row in (x, y))
+        assert x == {k: pytest.approx(v, rel=1e-4) for k, v in y.items()}
 
 @pytest.fixture(scope='module')
 def parallel_runs(workdir):

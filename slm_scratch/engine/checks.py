@@ -218,7 +218,8 @@ def _advice(trainer):
     "What is safe after a broken step, and what to change"
     last, c = trainer.out_dir/'last.pt', trainer.config
     kept = f'{last} is intact' if last.exists() else 'there is no checkpoint yet'
-    advice = [f'Try learning_rate={c.learning_rate/3:.1g}', 'more warmup_steps']
+    rate = min(c.learning_rate/3, .01) # a rate of thousands divided by three is no help
+    advice = [f'Try learning_rate={rate:.1g}', 'more warmup_steps']
     if not c.grad_clip: advice.append('grad_clip=1.0')
     if trainer.plan.precision.dtype != torch.float32: advice.append("precision='fp32'")
     go_on = "; resume='changed' goes on from there with the new values" if last.exists() else ''

@@ -24,7 +24,8 @@ def running_mean(
     "The mean of each value and the n - 1 before it"
     return [sum(values[max(0, i + 1 - n):i + 1])/min(i + 1, n) for i in range(len(values))]
 
-# %% ../../nbs/engine/figures_train.ipynb #01fd2f60
+# %% ../../nbs/engine/figures_train.ipynb #ccea7633
+@plt.style.context('slm_scratch.look')
 def plot_curves(
     curves:dict, # name → values, one a step, or (steps, values)
     title:str='', # of the figure
@@ -53,7 +54,8 @@ def _contours(ax):
     ax.contour(gx.numpy(), gy.numpy(), height.numpy(), levels=[.3, 2, 8, 20, 40],
                colors='grey', linewidths=.6, alpha=.6)
 
-# %% ../../nbs/engine/figures_train.ipynb #5c000da0
+# %% ../../nbs/engine/figures_train.ipynb #9a34f178
+@plt.style.context('slm_scratch.look')
 def plot_valley(
     paths:dict, # name → (steps, 2) points
 ) -> None:
@@ -64,7 +66,8 @@ def plot_valley(
     ax.set(xlabel='parameter x', ylabel='parameter y', title='40 steps to the bottom at (0, 0)')
     ax.legend(ncols=len(paths), loc='upper center', bbox_to_anchor=(.5, -.25), fontsize=8)
 
-# %% ../../nbs/engine/figures_train.ipynb #dbf8af42
+# %% ../../nbs/engine/figures_train.ipynb #9d3c77de
+@plt.style.context('slm_scratch.look')
 def plot_singular_values(
     gradient, # (rows, cols) a matrix
     step, # (rows, cols) what Muon makes of it
@@ -75,7 +78,7 @@ def plot_singular_values(
         values = torch.linalg.svdvals(matrix)
         ax.plot((values/values.max()).tolist(), '.-', label=name)
     ax.set(xlabel='singular value, by size', ylabel='share of the largest', ylim=(0, None),
-           title='One direction rules the gradient; in the step, all count')
+           title='A few directions rule the gradient; in the step, many count')
     ax.legend(fontsize=8)
 
 # %% ../../nbs/engine/figures_train.ipynb #22739ae2
@@ -115,7 +118,8 @@ def sick_runs(
     "Four runs with a fault each"
     return {name: sick_run(make_model(), batch, steps, *how) for name, how in SICK.items()}
 
-# %% ../../nbs/engine/figures_train.ipynb #c1edf53a
+# %% ../../nbs/engine/figures_train.ipynb #811f8c30
+@plt.style.context('slm_scratch.look')
 def plot_sick_runs(
     runs:dict, # from `sick_runs`
 ) -> None:
