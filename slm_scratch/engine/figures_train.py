@@ -24,8 +24,7 @@ def running_mean(
     "The mean of each value and the n - 1 before it"
     return [sum(values[max(0, i + 1 - n):i + 1])/min(i + 1, n) for i in range(len(values))]
 
-# %% ../../nbs/engine/figures_train.ipynb #ccea7633
-@plt.style.context('slm_scratch.look')
+# %% ../../nbs/engine/figures_train.ipynb #01fd2f60
 def plot_curves(
     curves:dict, # name → values, one a step, or (steps, values)
     title:str='', # of the figure
@@ -54,8 +53,7 @@ def _contours(ax):
     ax.contour(gx.numpy(), gy.numpy(), height.numpy(), levels=[.3, 2, 8, 20, 40],
                colors='grey', linewidths=.6, alpha=.6)
 
-# %% ../../nbs/engine/figures_train.ipynb #9a34f178
-@plt.style.context('slm_scratch.look')
+# %% ../../nbs/engine/figures_train.ipynb #5c000da0
 def plot_valley(
     paths:dict, # name → (steps, 2) points
 ) -> None:
@@ -66,8 +64,7 @@ def plot_valley(
     ax.set(xlabel='parameter x', ylabel='parameter y', title='40 steps to the bottom at (0, 0)')
     ax.legend(ncols=len(paths), loc='upper center', bbox_to_anchor=(.5, -.25), fontsize=8)
 
-# %% ../../nbs/engine/figures_train.ipynb #9d3c77de
-@plt.style.context('slm_scratch.look')
+# %% ../../nbs/engine/figures_train.ipynb #aef83ad1
 def plot_singular_values(
     gradient, # (rows, cols) a matrix
     step, # (rows, cols) what Muon makes of it
@@ -118,8 +115,7 @@ def sick_runs(
     "Four runs with a fault each"
     return {name: sick_run(make_model(), batch, steps, *how) for name, how in SICK.items()}
 
-# %% ../../nbs/engine/figures_train.ipynb #811f8c30
-@plt.style.context('slm_scratch.look')
+# %% ../../nbs/engine/figures_train.ipynb #c1edf53a
 def plot_sick_runs(
     runs:dict, # from `sick_runs`
 ) -> None:

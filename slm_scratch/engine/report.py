@@ -65,6 +65,7 @@ def plot(self:History,
 ) -> None:
     "Loss, learning rate and gradient norm over the steps"
     import matplotlib.pyplot as plt
+    plt.draw_if_interactive() # a backend that begins inside the style would end with it
     with plt.style.context('slm_scratch.look'):
         fig, (a, b, c) = plt.subplots(1, 3, figsize=(7, 2.6), width_ratios=[2, 1, 1])
         _draw_losses(a, self)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TrainerBase']
 
-# %% ../../nbs/engine/trainer.ipynb #2b154f98
+# %% ../../nbs/engine/trainer.ipynb #bf12dfb1
 import warnings
 from fastcore.basics import patch
 from ..data import steps_per_epoch
@@ -18,6 +18,8 @@ from .run import run_arguments, run_config
 from .progress import Best, Progress, Saved
 from .report import describe, History, nothing_left, resume_command, summary
 from .checks import widen
+
+# %% ../../nbs/engine/trainer.ipynb #c6cd067c
 with warnings.catch_warnings(): # without ipywidgets there is the plain bar, and no warning
     warnings.simplefilter('ignore')
     from tqdm.auto import tqdm
