@@ -47,8 +47,8 @@ def wsd_schedule(
     left = min(1, max(0, (1 - step/steps)/decay))
     return min_lr + (learning_rate - min_lr) * left
 
-# %% ../nbs/04_train.ipynb #5650cb1b
-import json, time, warnings
+# %% ../nbs/04_train.ipynb #cab10448
+import json, time
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, InitVar, replace
 from pathlib import Path
@@ -64,14 +64,12 @@ from .engine.distributed import full_tensor, process_group
 from .engine.run import graceful_stop
 from .engine.progress import Best, Evaluated, Progress, Sums, windows_from
 from .engine.report import History, loss_references, metrics, mfu, one_line
-from .engine.report import open_writer, progress_bar, sample_text, show_step, write_scalars
+from .engine.report import open_writer, progress_bar, sample_text, show_step
+from .engine.report import write_scalars
 from .engine.checks import argument_problems, bare_model, check_finite, check_model
 from .engine.checks import plain_arguments
 from .engine.signatures import takes_fields
 from .engine.trainer import TrainerBase
-with warnings.catch_warnings(): # without ipywidgets there is the plain bar, and no warning
-    warnings.simplefilter('ignore')
-    from tqdm.auto import tqdm
 
 # %% ../nbs/04_train.ipynb #94de5b3c
 @dataclass(frozen=True)

@@ -65,7 +65,9 @@ def same(a, b):
     if isinstance(a, (list, tuple)): return len(a) == len(b) and all(map(same, a, b))
     return a == b
 
-@pytest.mark.parametrize('kw', [dict(), dict(optimizer='muon', checkpoint_activations=True)], ids=str)
+KINDS = [dict(), dict(optimizer='muon', checkpoint_activations=True)]
+
+@pytest.mark.parametrize('kw', KINDS, ids=str)
 def test_samples_change_nothing(kw, train, tmp_path):
     "Losses, weights and moments with and without samples are equal to the bit"
     runs = {}

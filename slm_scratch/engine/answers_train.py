@@ -20,7 +20,7 @@ answer_value('train.first_loss', math.log(512), mistakes={
         -math.log(512),
     'This is the logarithm to base 10. A nat belongs to base e.': math.log10(512)}, rtol=.005)
 
-# %% ../../nbs/engine/answers_train.ipynb #85a79278
+# %% ../../nbs/engine/answers_train.ipynb #6339d060
 @answer('train.bits_per_byte', cases=[(6.25, 17, 32), (2., 1000, 4200), (math.log(256), 1, 1)],
         mistakes={
     'These are nats per byte: divide by ln 2 to get bits.':
@@ -31,7 +31,13 @@ answer_value('train.first_loss', math.log(512), mistakes={
         lambda loss, n_tokens, n_bytes: loss*n_bytes/math.log(2)/n_tokens,
     'From nats to bits you divide by ln 2; this multiplies.':
         lambda loss, n_tokens, n_bytes: loss*n_tokens*math.log(2)/n_bytes})
-def bits_per_byte(loss, n_tokens, n_bytes): return loss*n_tokens/math.log(2)/n_bytes
+def bits_per_byte(
+    loss, # nats a token
+    n_tokens, # of the text
+    n_bytes, # of the text
+):
+    "What the text costs, shared among its bytes"
+    return loss*n_tokens/math.log(2)/n_bytes
 
 # %% ../../nbs/engine/answers_train.ipynb #1af41763
 answer_value('train.uncorrected_step', .1*.1/math.sqrt(.001), mistakes={
@@ -40,7 +46,7 @@ answer_value('train.uncorrected_step', .1*.1/math.sqrt(.001), mistakes={
     'You forgot the learning rate.': .1/math.sqrt(.001),
     'That is the step if only m is left uncorrected.': .01}, rtol=.01)
 
-# %% ../../nbs/engine/answers_train.ipynb #2cd704a0
+# %% ../../nbs/engine/answers_train.ipynb #a30e0ffa
 @answer('train.inverse_sqrt_schedule', mistakes={
     'Step 0 gets no rate at all: steps count from 0, so count one more.':
         lambda step, lr, w: lr*min(step/w, (w/max(step, 1))**.5),
@@ -50,11 +56,16 @@ answer_value('train.uncorrected_step', .1*.1/math.sqrt(.001), mistakes={
     'The highest rate is not learning_rate: scale the fall so that both meet at the top.':
         lambda step, lr, w: lr*min((step + 1)*w**-1.5, (step + 1)**-.5)},
         cases=[(i, lr, w) for i in (0, 49, 99, 100, 399, 9999) for lr, w in ((1e-3, 100), (.2, 7))])
-def inverse_sqrt_schedule(step, learning_rate, warmup_steps):
+def inverse_sqrt_schedule(
+    step, # from 0
+    learning_rate, # the highest rate
+    warmup_steps, # steps that climb
+):
+    "The schedule of the first Transformer"
     n = step + 1
     return learning_rate * min(n/warmup_steps, (warmup_steps/n)**.5)
 
-# %% ../../nbs/engine/answers_train.ipynb #9062787c
+# %% ../../nbs/engine/answers_train.ipynb #f14c3a97
 @answer('train.part_weights', cases=[([5, 1],), ([2, 2, 2],), ([7],), ([1, 3, 4, 8],)], mistakes={
     'Equal weights: a token of a small part then counts more than one of a large part.':
         lambda counts: [1/len(counts)]*len(counts),
@@ -64,7 +75,11 @@ def inverse_sqrt_schedule(step, learning_rate, warmup_steps):
         lambda counts: [n/max(counts) for n in counts],
     'A mean loss times its tokens is a sum; divide it by the tokens of the whole batch.':
         lambda counts: list(counts)})
-def part_weights(counts): return [n/sum(counts) for n in counts]
+def part_weights(
+    counts, # tokens of each part
+):
+    "The share of each part"
+    return [n/sum(counts) for n in counts]
 
 # %% ../../nbs/engine/answers_train.ipynb #911e49f5
 answer_value('train.sick_runs', 'CDAB', mistakes={
@@ -80,7 +95,7 @@ def lion_cases():
     g = torch.Generator().manual_seed(0)
     return [tuple(torch.randn(2, 5, generator=g) for _ in range(3)) for _ in range(3)]
 
-# %% ../../nbs/engine/answers_train.ipynb #902c161c
+# %% ../../nbs/engine/answers_train.ipynb #26d973f5
 def _lion(p, mix, m, g, lr=1e-3, b2=.99, decay=1e-4):
     "What Lion does, with another mix, another average or another decay"
     return p*(1 - decay) - lr*mix, b2*m + (1 - b2)*g
@@ -94,7 +109,16 @@ def _lion(p, mix, m, g, lr=1e-3, b2=.99, decay=1e-4):
         lambda p, g, m: _lion(p, (.9*m + .1*g).sign(), m, g, decay=0.),
     'The sign of the gradient alone: mix it with the average first.':
         lambda p, g, m: _lion(p, g.sign(), m, g)})
-def lion_step(p, g, m, lr=1e-3, b1=.9, b2=.99, weight_decay=.1):
+def lion_step(
+    p, # weights
+    g, # their gradient
+    m, # their average gradient
+    lr=1e-3, # learning rate
+    b1=.9, # share of the average in the mix
+    b2=.99, # share of the average in the new average
+    weight_decay=.1, # times `lr`
+):
+    "The new weights and the new average (Chen et al., 2023)"
     mix = b1*m + (1 - b1)*g
     return p*(1 - lr*weight_decay) - lr*mix.sign(), b2*m + (1 - b2)*g
 
@@ -106,7 +130,7 @@ def smooth_cases():
     targets = [torch.randint(7, (5,), generator=g) for _ in range(3)]
     return list(zip(logits, targets, (.2, .1, 0.)))
 
-# %% ../../nbs/engine/answers_train.ipynb #ab8a1249
+# %% ../../nbs/engine/answers_train.ipynb #1f98a734
 def _smooth(z, y, right, others, reduce=torch.mean):
     "The loss with these weights for the right token, and for the sum over all tokens"
     logp = z.log_softmax(-1)
@@ -120,7 +144,12 @@ def _smooth(z, y, right, others, reduce=torch.mean):
     'Every token got s. Share it: s/V for each.': lambda z, y, s=.1: _smooth(z, y, 1 - s, s),
     'Nothing is smoothed: this is the plain cross-entropy.':
         lambda z, y, s=.1: _smooth(z, y, 1., 0.)})
-def smooth_cross_entropy(logits, targets, s=.1):
+def smooth_cross_entropy(
+    logits, # (N, V)
+    targets, # (N,)
+    s=.1, # shared among all tokens
+):
+    "The mean loss against smoothed targets"
     logp = logits.log_softmax(-1)
     right = logp[range(len(targets)), targets]
     return -((1 - s)*right + s*logp.mean(-1)).mean()
