@@ -155,7 +155,7 @@ class Runner:
                                         encoding='utf-8')
 
     def ask(self, path, cwd, limit):
-        "What stopped the notebook, '' if it ran to its end; TimeoutError, or EOFError with a reason"
+        "What stopped the notebook, '' if it came to its end; TimeoutError, or EOFError with why"
         job = dict(path=str(path), cwd=str(cwd), timeout=limit)
         answer = Future()
         def wait():
