@@ -97,9 +97,9 @@ answer_value('generate.sick_decoder', 'positions', {
     'Visible padding would spoil the rotary model, too.': 'mask',
     'Then the prefill would be right, and the row without padding wrong.': 'step'})
 
-# %% ../../nbs/engine/answers_generate.ipynb #1f7c28fe
+# %% ../../nbs/engine/answers_generate.ipynb #bfa88ecb
 @torch.no_grad()
-def _write(model, prompt, spoil, temperature, n=40):
+def _write(model, prompt, spoil, temperature, n=50):
     "A text, whose logits are `spoil(logits of ids, ids)`"
     tok, g = model.tokenizer, torch.Generator().manual_seed(0)
     logits = lambda ids: model(torch.tensor([[tok.eot] + ids]))[:, -1].float()
@@ -110,13 +110,13 @@ def _write(model, prompt, spoil, temperature, n=40):
         ids.append(Sampler(temperature)(z, u).item())
     return tok.decode(ids)
 
-# %% ../../nbs/engine/answers_generate.ipynb #2e0dd51f
+# %% ../../nbs/engine/answers_generate.ipynb #9b9703f2
 def _spoilers():
     "What goes wrong in each text: (logits, ids) → logits, and the temperature"
     forget = lambda logits, ids: logits(ids[-2:])
-    reward = lambda logits, ids: penalize_repeats(logits(ids), torch.tensor([ids]), .5)
+    reward = lambda logits, ids: penalize_repeats(logits(ids), torch.tensor([ids]), .3)
     nothing = lambda logits, ids: logits(ids)
-    return dict(A=(forget, .8), B=(reward, .5), C=(nothing, 2.))
+    return dict(A=(forget, .8), B=(reward, 1.), C=(nothing, 2.))
 
 def patients(
     model, # a trained model
