@@ -19,11 +19,10 @@ from .model import SmallLanguageModel
 from .engine.int8 import widened
 from .engine.changes import (
     HOOK, UncachedDecoder, caches_agree, changed_parts, eval_mode, full_forward)
-from .engine.limits import (
-    check_best_logits, generation_problems, sampler_problems)
+from .engine.limits import check_best_logits, generation_problems, sampler_problems
 from .engine.streaming import (
-    RowUniforms, TextStreamer, as_prompt, as_prompts, as_stop_strings, encode_prompts,
-    make_sequences, prompt_context, prompt_contexts, unused_token_mask, used_tokens)
+    RowUniforms, as_prompt, as_prompts, as_stop_strings, encode_prompts, make_sequences,
+    prompt_context, prompt_contexts, unused_token_mask, used_tokens)
 
 # %% ../nbs/05_generate.ipynb #62542415
 def sample(
