@@ -41,7 +41,7 @@ _texts = ['fox', 'Ελλάδα, été', '狐 and \N{FOX FACE}', '']
     'These are the bytes that continue a character; count the others.':
         lambda data: sum(b >> 6 == 0b10 for b in data)})
 def count_characters(data:bytes, # a text in UTF-8
-                    ) -> int:
+                    ) -> int: # characters
     "How many characters `data` holds"
     return sum(b >> 6 != 0b10 for b in data)
 

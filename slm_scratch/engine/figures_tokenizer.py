@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['COLORS', 'SCRIPT', 'token_rows', 'merge_steps', 'MergeSlider']
 
-# %% ../../nbs/engine/figures_tokenizer.ipynb #be94ec68
-import html, json
+# %% ../../nbs/engine/figures_tokenizer.ipynb #c6c8fbf0
+import html, json, zlib
 import matplotlib.pyplot as plt
 from ..tokenizer import merge_pair, pre_tokenize
 
@@ -58,9 +58,11 @@ def _row(i, step):
     merge = f'merge {i}, rank {rank}: {" + ".join(map(_show, pair))}' if pair else 'no merge'
     return f'<div><code>{merge}</code> → {len(parts)} tokens<br>{boxes}</div>'
 
-# %% ../../nbs/engine/figures_tokenizer.ipynb #de464e37
+# %% ../../nbs/engine/figures_tokenizer.ipynb #6096a98a
 SCRIPT = """<script>(() => {
-const box = document.currentScript.parentElement, rows = %s
+const box = [...document.querySelectorAll('#%s')].pop()
+const rows = %s
+if (!box) return
 const bar = document.createElement('input'), row = document.createElement('div')
 Object.assign(bar, {type: 'range', min: 0, max: rows.length - 1, value: 0})
 Object.assign(bar.style, {width: '100%%', maxWidth: '40em', display: 'block'})
@@ -82,7 +84,8 @@ class MergeSlider:
     def _repr_html_(self):
         rows = [_row(i, step) for i, step in enumerate(self.steps)]
         every = max(1, (len(rows) - 1) // 4)
-        script = SCRIPT % json.dumps(rows).replace('</', '<\\/')
-        return f'<div>{"".join(rows[::-every][::-1])}{script}</div>'
+        name = f'merges-{zlib.crc32(repr(self.steps).encode())}'
+        script = SCRIPT % (name, json.dumps(rows).replace('</', '<\\/'))
+        return f'<div id="{name}">{"".join(rows[::-every][::-1])}{script}</div>'
 
     def __repr__(self): return f'{len(self.steps) - 1} merges, from bytes to tokens'
