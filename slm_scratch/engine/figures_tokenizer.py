@@ -13,6 +13,9 @@ from ..tokenizer import merge_pair, pre_tokenize
 # %% ../../nbs/engine/figures_tokenizer.ipynb #072337c6
 COLORS = '#cfe0f2', '#f6dccf' # neighbours differ
 
+def _show(token): return html.escape(token.decode('utf-8', 'replace').replace(' ', '␣'))
+
+# %% ../../nbs/engine/figures_tokenizer.ipynb #ad092ec8
 def token_rows(
     rows:dict, # name of a row → [(label, width in bytes)], a pair for each box
     size:float=7, # of the labels, in points
@@ -46,9 +49,7 @@ def merge_steps(
         words = [merge_pair(word, pair) for word in words]
         steps.append((ranks[pair[0] + pair[1]], pair, sum(words, [])))
 
-# %% ../../nbs/engine/figures_tokenizer.ipynb #851a134b
-def _show(token): return html.escape(token.decode('utf-8', 'replace').replace(' ', '␣'))
-
+# %% ../../nbs/engine/figures_tokenizer.ipynb #c11a74c8
 def _row(i, step):
     "Step `i` as HTML: what was merged, and the boxes"
     rank, pair, parts = step
