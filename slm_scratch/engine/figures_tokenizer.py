@@ -65,9 +65,8 @@ const box = [...document.querySelectorAll('#%s')].pop()
 const rows = %s
 if (!box) return
 const bar = document.createElement('input'), row = document.createElement('div')
-Object.assign(bar, {type: 'range', min: 0, max: rows.length - 1, value: 0})
+Object.assign(bar, {type: 'range', max: rows.length - 1, value: 0, ariaLabel: 'merges'})
 Object.assign(bar.style, {width: '100%%', maxWidth: '40em', display: 'block'})
-bar.setAttribute('aria-label', 'how many merges')
 bar.oninput = () => { row.innerHTML = rows[bar.value] }
 bar.oninput()
 row.style.minHeight = '5em'
