@@ -19,9 +19,10 @@ nbs_dir = root/cfg['nbs_path']
 order = ('files', 'entries', 'tokenizer', 'gpt2', 'encode', 'vocab', 'grammar', 'tales', 'data',
          'encodings', 'texts', 'download', 'inputs', 'corpus', 'prepare', 'attention', 'config',
          'model', 'variants', 'sizes', 'parts', 'weights', 'hf_tokenizer', 'huggingface',
-         'formats', 'kernels', 'int8', 'box', 'changes', 'device', 'signatures', 'streaming', 'generate',
-         'fast', 'lens', 'loss', 'optim', 'distributed', 'memorization', 'evaluate', 'outputs',
-         'run', 'progress', 'checks', 'report', 'train', 'exercises', 'live', 'options', 'shell',
+         'formats', 'kernels', 'int8', 'box', 'changes', 'device', 'signatures', 'streaming',
+         'generate', 'fast', 'lens', 'loss', 'optim', 'distributed', 'memorization', 'evaluate',
+         'outputs', 'run', 'progress', 'checks', 'report', 'train', 'exercises', 'answers_data',
+         'live', 'options', 'shell',
          'cli', 'demo')
 lesson_modules = ('tokenizer', 'data', 'attention', 'model', 'generate', 'train')
 
