@@ -183,11 +183,12 @@ class NGram:
         ids, # (N,) ids of the training text
         vocab_size:int, # V
         order:int=4, # n, tokens in the longest n-grams
-        discount:float=.75, # D, between 0 and 1
+        discount:float=.75, # D, above 0 and at most 1
     ):
-        "Count all n-grams up to `order`; `ValueError` for an id outside the vocabulary"
+        "Count all n-grams up to `order`. `ValueError` for a setting or an id that cannot be"
         ids = _as_ids(ids, vocab_size)
         if not 1 <= order <= len(ids): raise ValueError(f'order={order} must be 1 … {len(ids)}')
+        if not 0 < discount <= 1: raise ValueError(f'discount={discount} must be above 0, up to 1')
         gram, sizes = np.zeros(len(ids) + 1, np.int64), [1]    # the empty n-gram has the number 0
         counted = []
         for n in range(1, order + 1):
