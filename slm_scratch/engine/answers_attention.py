@@ -11,7 +11,7 @@ import torch
 from ..attention import causal_mask, scaled_dot_product, softmax
 from .exercises import answer, answer_value
 
-# %% ../../nbs/engine/answers_attention.ipynb #c7af2036
+# %% ../../nbs/engine/answers_attention.ipynb #2692e56b
 _WORDS = ['The', 'little', 'fox', 'lost', 'her', 'lantern']
 _KEYS = torch.tensor([[0., 0., 1.], [0., 0., 2.], [3., 0., 0.], [0., 0., 1.], [1., 0., 1.],
                       [0., 3., 0.]]) # (S, hs)
@@ -21,6 +21,7 @@ _RATIO = ('lantern gets less than a quarter. Equal steps of a score multiply the
 _OTHERS = ('the other four words get too much. Make the query longer, so that the scores of fox '
            'and lantern rise above theirs.')
 
+# %% ../../nbs/engine/answers_attention.ipynb #156d0ae5
 def query_problem(
     query, # three numbers
 ) -> str: # '' if its weights are as the exercise wants them
@@ -32,10 +33,12 @@ def query_problem(
     if fox + lantern <= .8: return _OTHERS
     return '' if fox > .5 and lantern > .25 else _RATIO
 
-# %% ../../nbs/engine/answers_attention.ipynb #80cec433
+# %% ../../nbs/engine/answers_attention.ipynb #3852430a
 @answer('attention.my_query', cases=[()], test=query_problem, mistakes={
     _ORDER: lambda: [2., 2., 0.], _RATIO: lambda: [3., 2., 0.], _OTHERS: lambda: [.5, .4, 0.]})
-def my_query(): return [3., 2.8, 0.]
+def my_query() -> list: # creature, thing, describes
+    "A query that finds the fox, and the lantern nearly as well"
+    return [3., 2.8, 0.]
 
 # %% ../../nbs/engine/answers_attention.ipynb #47e87733
 answer_value('attention.score_std', 8., {
@@ -54,26 +57,37 @@ answer_value('attention.even_length', 1024, {
     'At T = C the projections still cost twice as much: 8TC² against 4T²C.': 512,
     'There attention costs twice as much as the projections: 8TC² against 4T²C.': 2048})
 
-# %% ../../nbs/engine/answers_attention.ipynb #28d3dfa0
+# %% ../../nbs/engine/answers_attention.ipynb #56d2f3d8
 def _heads(): # (B, H, T, hs), all sizes different
     return [(torch.arange(2*3*5*4.).view(2, 3, 5, 4),), (torch.arange(30.).view(1, 2, 5, 3),)]
 
+# %% ../../nbs/engine/answers_attention.ipynb #de3b197b
 @answer('attention.join_heads', cases=_heads, mistakes={
     'The shape is right and the numbers are not: heads and positions are interleaved. Bring the '
     'positions forward first.': lambda y: y.reshape(len(y), y.shape[2], -1),
     'Each position has its numbers, but in the wrong order: all of head 0 come first.':
         lambda y: y.permute(0, 2, 3, 1).flatten(2)})
-def join_heads(y): return y.transpose(1, 2).flatten(2)
+def join_heads(
+    y:torch.Tensor, # (B, H, T, hs)
+) -> torch.Tensor: # (B, T, C)
+    "The numbers of all heads side by side, position by position"
+    return y.transpose(1, 2).flatten(2)
 
-# %% ../../nbs/engine/answers_attention.ipynb #7ba889c2
+# %% ../../nbs/engine/answers_attention.ipynb #ceb40765
 @answer('attention.tokens_that_fit', cases=[(2**30, 6, 512, 2), (10**6, 2, 128, 4)], mistakes={
     'A cache holds keys and values: twice as much.': lambda b, n, d, i: b // (n*d*i),
     'Each number takes `itemsize` bytes.': lambda b, n, d, i: b // (2*n*d),
     'Each layer has a cache of its own.': lambda b, n, d, i: b // (2*d*i)})
-def tokens_that_fit(budget, n_layers, d_model, itemsize):
+def tokens_that_fit(
+    budget:int, # bytes
+    n_layers:int, # a cache each
+    d_model:int, # channels, over all heads
+    itemsize:int, # bytes of a number
+) -> int: # positions, over all texts
+    "How many positions the caches of a model hold"
     return budget // (2*n_layers*d_model*itemsize)
 
-# %% ../../nbs/engine/answers_attention.ipynb #24cd9a0e
+# %% ../../nbs/engine/answers_attention.ipynb #b40d2463
 @answer('attention.window_mask', cases=[(5, 2), (6, 3), (4, 9)], mistakes={
     'The window keeps w + 1 positions: the position itself is one of the w.':
         lambda T, w: causal_mask(T) & ~causal_mask(T).tril(-w - 1),
@@ -81,14 +95,20 @@ def tokens_that_fit(budget, n_layers, d_model, itemsize):
         lambda T, w: ~causal_mask(T).tril(-w),
     'True and False have changed places: True = may attend.':
         lambda T, w: ~(causal_mask(T) & ~causal_mask(T).tril(-w))})
-def window_mask(T, w): return causal_mask(T) & ~causal_mask(T).tril(-w)
+def window_mask(
+    T:int, # positions
+    w:int, # how many of them a query may attend to, itself included
+) -> torch.Tensor: # bool (T, T)
+    "The causal mask of a window"
+    return causal_mask(T) & ~causal_mask(T).tril(-w)
 
-# %% ../../nbs/engine/answers_attention.ipynb #5cc4e8f3
+# %% ../../nbs/engine/answers_attention.ipynb #f126be32
 def _queries_and_one_key(): # q (B, H, T, hs), k and v (B, T, hs)
     g = torch.Generator().manual_seed(0)
     shapes = (2, 3, 5, 4), (2, 5, 4), (2, 5, 4)
     return [tuple(torch.randn(shape, generator=g) for shape in shapes)]
 
+# %% ../../nbs/engine/answers_attention.ipynb #2410d317
 @answer('attention.multi_query', cases=_queries_and_one_key, mistakes={
     'The future leaks in: pass the causal mask.':
         lambda q, k, v: scaled_dot_product(q, k[:, None], v[:, None])[0],
@@ -97,5 +117,10 @@ def _queries_and_one_key(): # q (B, H, T, hs), k and v (B, T, hs)
     'Each head returns the same: use the queries of all heads.':
         lambda q, k, v: scaled_dot_product(q[:, :1], k[:, None], v[:, None],
                                            causal_mask(q.shape[2]))[0].expand_as(q)})
-def multi_query(q, k, v):
+def multi_query(
+    q:torch.Tensor, # (B, H, T, hs)
+    k:torch.Tensor, # (B, T, hs), for all heads
+    v:torch.Tensor, # (B, T, hs), for all heads
+) -> torch.Tensor: # (B, H, T, hs)
+    "Causal attention whose heads share one key head and one value head"
     return scaled_dot_product(q, k[:, None], v[:, None], causal_mask(q.shape[2]))[0]
