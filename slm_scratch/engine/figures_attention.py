@@ -8,8 +8,9 @@ __all__ = ['plot_lookback', 'plot_qkv_layout', 'plot_cache_steps', 'plot_scaling
 # %% ../../nbs/engine/figures_attention.ipynb #9f6fce5e
 from torch import Tensor
 
-# %% ../../nbs/engine/figures_attention.ipynb #7bb1c115
+# %% ../../nbs/engine/figures_attention.ipynb #9a12be88
 _LETTER = .085 # inches
+_LINE = 2.8 # distance of two lines, in half lines of .14 inches
 
 def _place_tokens(tokens, width):
     "Column, line and text of each token, broken before words"
@@ -22,20 +23,20 @@ def _place_tokens(tokens, width):
         x += len(text)
     return spots
 
-# %% ../../nbs/engine/figures_attention.ipynb #16300dc5
+# %% ../../nbs/engine/figures_attention.ipynb #87b285df
 def _draw_text(ax, top, spots, weights, scale):
-    "Boxes for the weights, then the words over them; the last one is framed"
+    "The words, and under each a bar for its weight; the last one is framed"
     import matplotlib.pyplot as plt
     mono = dict(family='monospace', fontsize=72*_LETTER/.602, va='center') # 0.602 em a letter
     for (x, y, text), w in zip(spots, weights.tolist()):
-        skipped = len(text) - len(text.lstrip())
-        box = (x + skipped, top + 2*y - .55), len(text) - skipped, 1.1
-        ax.add_patch(plt.Rectangle(*box, color='C1', lw=0, alpha=min(1, w/scale)))
-        ax.text(x, top + 2*y, text, color='k' if w > .4*scale else '#808488', **mono)
+        skipped, y = len(text) - len(text.lstrip()), top + _LINE*y
+        left, width = x + skipped, len(text) - skipped
+        ax.add_patch(plt.Rectangle((left, y + .55), width, .9*w/scale, color='C1', lw=0))
+        ax.text(x, y, text, **mono)
         if w >= .05:
-            middle = x + (len(text) + skipped)/2
-            ax.text(middle, top + 2*y - .95, f'{w:.0%}', ha='center', va='center', fontsize=7)
-    ax.add_patch(plt.Rectangle(*box, fill=False, edgecolor='C0'))
+            ax.text(left + width/2, y - .9, f'{w:.0%}', color='C1', ha='center', va='center',
+                    fontsize=7)
+    ax.add_patch(plt.Rectangle((left, y - .6), width, 1.2, fill=False, edgecolor='C0'))
 
 # %% ../../nbs/engine/figures_attention.ipynb #3b687be0
 def _sheet(width, height):
@@ -47,15 +48,15 @@ def _sheet(width, height):
     ax.axis('off')
     return ax
 
-# %% ../../nbs/engine/figures_attention.ipynb #4e993fba
+# %% ../../nbs/engine/figures_attention.ipynb #c802987a
 def plot_lookback(
     tokens:list, # T texts of tokens, the one that looks last
     rows:dict, # title → (T,) weights: the last row of an attention map
     width:int=76, # letters in a line
 ): # the axes
-    "Where the last token looks: the darker a word, the more weight; from 5 % on with numbers"
+    "Where the last token looks: a bar for each weight, and from 5 % on a number"
     spots = _place_tokens(tokens, width)
-    lines = 2*spots[-1][1] + 4.5 # of one text, with its title
+    lines = _LINE*spots[-1][1] + 5.2 # of one text, with its title
     ax = _sheet(width, lines*len(rows))
     scale = max(row.max().item() for row in rows.values())
     for i, (title, row) in enumerate(rows.items()):
