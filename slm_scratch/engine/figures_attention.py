@@ -23,7 +23,7 @@ def _place_tokens(tokens, width):
         x += len(text)
     return spots
 
-# %% ../../nbs/engine/figures_attention.ipynb #87b285df
+# %% ../../nbs/engine/figures_attention.ipynb #a2e71444
 def _draw_text(ax, top, spots, weights, scale):
     "The words, and under each a bar for its weight; the last one is framed"
     import matplotlib.pyplot as plt
@@ -31,7 +31,8 @@ def _draw_text(ax, top, spots, weights, scale):
     for (x, y, text), w in zip(spots, weights.tolist()):
         skipped, y = len(text) - len(text.lstrip()), top + _LINE*y
         left, width = x + skipped, len(text) - skipped
-        ax.add_patch(plt.Rectangle((left, y + .55), width, .9*w/scale, color='C1', lw=0))
+        bar = plt.Rectangle((left, y + .55), width, 1.2*w/scale, color='C1', lw=0, snap=False)
+        ax.add_patch(bar)
         ax.text(x, y, text, **mono)
         if w >= .05:
             ax.text(left + width/2, y - .9, f'{w:.0%}', color='C1', ha='center', va='center',
