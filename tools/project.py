@@ -20,8 +20,10 @@ order = ('files', 'entries', 'tokenizer', 'gpt2', 'encode', 'vocab', 'grammar', 
          'encodings', 'texts', 'download', 'inputs', 'corpus', 'prepare', 'attention', 'config',
          'model', 'variants', 'sizes', 'parts', 'weights', 'hf_tokenizer', 'huggingface',
          'formats', 'kernels', 'int8', 'box', 'changes', 'device', 'signatures', 'streaming', 'generate',
-         'fast', 'lens', 'loss', 'optim', 'distributed', 'memorization', 'evaluate', 'outputs',
-         'run', 'progress', 'checks', 'report', 'train', 'exercises', 'live', 'options', 'shell',
+         'fast', 'lens', 'loss', 'optim', 'distributed', 'memorization', 'evaluate',
+         'figures_model', 'outputs',
+         'run', 'progress', 'checks', 'report', 'train', 'exercises', 'answers_model',
+         'live', 'options', 'shell',
          'cli', 'demo')
 lesson_modules = ('tokenizer', 'data', 'attention', 'model', 'generate', 'train')
 
