@@ -489,7 +489,7 @@ print(model.config.d_model, len(history))
 '''
 # the line that makes the model, sentences of the text, d_model
 MODELS = {
-    'default': ('SmallLanguageModel()', 60, '512'),
+    'default': ('SmallLanguageModel()', 20, '512'),
     'small': ('SmallLanguageModel(ModelConfig(d_model=64, n_heads=4, n_layers=2))', 600, '64'),
 }
 

@@ -154,10 +154,9 @@ def _train(data, vocab, config, arguments):
 
 # %% ../../nbs/engine/cli.ipynb #c1d0001b
 def model_file(
-    path=None, # a model.pth, or the folder of a run; None: the newest run under runs/
+    path, # a model.pth, or the folder of a run
 ) -> Path: # whether it is a model is seen when it is loaded
     "The file of a model. Raises FileNotFoundError if there is none"
-    if path is None: return _newest_model()
     path = as_path(path, 'model')
     if not path.is_dir(): return path
     if not (path/'model.pth').is_file():
@@ -167,12 +166,9 @@ def model_file(
 
 # %% ../../nbs/engine/cli.ipynb #d15da14d
 def _newest_model():
-    "The `model.pth` of the newest run under runs/"
-    found = sorted(Path('runs').rglob('model.pth'), key=lambda p: p.stat().st_mtime)
-    if not found:
-        raise FileNotFoundError(f'no model.pth under {Path("runs").absolute()}: '
-                                'train one first (slm-train tales), or name one with --model')
-    return found[-1]
+    "The `model.pth` of the newest run under runs/, or None"
+    runs = Path('runs').rglob('model.pth')
+    return max(runs, key=lambda p: p.stat().st_mtime, default=None)
 
 # %% ../../nbs/engine/cli.ipynb #9357e949
 def load_model(
@@ -180,12 +176,12 @@ def load_model(
     device=None, # where to put it
 ) -> SmallLanguageModel:
     "A trained model: one that is named, or the newest, or with no run here the one in the box"
-    runs = any(Path('runs').rglob('model.pth'))
-    if model is None and not runs:
+    if model is None: model = _newest_model()
+    if model is None:
         print('slm-scratch: no run under runs/ yet: tales-tiny writes, the model in the box '
               '(slm-train trains one of yours)', file=sys.stderr)
         model = 'tales-tiny'
-    if model in BUNDLED and not Path(model).exists():
+    if str(model) in BUNDLED and not Path(model).exists():
         return SmallLanguageModel.from_pretrained(model, device=device)
     return SmallLanguageModel.load(model_file(model), device)
 

@@ -24,7 +24,7 @@ with warnings.catch_warnings(): # without ipywidgets there is the plain bar, and
 # %% ../../nbs/engine/report.ipynb #58420397
 class History(list):
     "What happened in a run: a list of rows, each a dict with `step` and what was measured there"
-    stopped:str = None # why the run ended early: 'SIGINT', 'SIGTERM'; None where it was completed
+    stopped:str = None # why the run ended early: 'SIGINT', 'SIGTERM'; None if it was completed
     out_dir:Path = None # where its files are
 
     def dumps(self) -> str: # text

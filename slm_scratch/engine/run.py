@@ -41,7 +41,7 @@ def is_token_pair(
     if not isinstance(data_path, (list, tuple)): return False
     if not any(isinstance(d, TokenDataset) for d in data_path): return False
     if len(data_path) == 2: return True
-    raise ValueError(f'data_path has {len(data_path)} TokenSets: give a pair, (train, valid)')
+    raise ValueError(f'data_path has {len(data_path)} `TokenDataset`s: give a pair, (train, valid)')
 
 # %% ../../nbs/engine/run.ipynb #a1bcaeea
 def read_data(
