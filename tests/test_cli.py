@@ -463,6 +463,13 @@ def test_several_processes_say_it_once(wheel_env, workdir):
     assert r.returncode and 'is a bug' not in r.stderr, r.stderr[-3000:]
     assert len(re.findall('slm-train: .*nowhere.txt', r.stderr)) == 1, r.stderr[-3000:]
 
+def test_no_run(wheel_env, empty):
+    "Right after the installation the model in the box writes, and the program says so"
+    words = 'generate', 'Once upon a time', '--seed', 0, '--max_new_tokens', 20
+    r = wheel_env('-m', 'slm_scratch', *words, cwd=empty)
+    assert r.stdout.startswith('Once upon a time ') and len(r.stdout.split()) > 12
+    assert r.stderr.count('\n') == 1 and 'no run under runs/ yet: tales-tiny writes' in r.stderr
+
 # ---- the owner's lines ----
 
 owner = '''

@@ -1,7 +1,9 @@
 "Run every notebook on imitated machines, from the wheel, without a network: seconds as a table."
-import argparse, os, shutil, subprocess, sys, sysconfig, tempfile, threading, time
+import argparse, atexit, contextlib, json, os, shutil, subprocess, sys, sysconfig, tempfile
+import threading, time
 from collections import deque
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FuturesTimeout # another one before Python 3.11
 from dataclasses import dataclass, field
 from importlib.metadata import distribution
 from pathlib import Path
@@ -140,7 +142,63 @@ class Run:
     error:str
     left:list
 
-running = set() # processes of notebooks
+class Runner:
+    "A process of an environment's Python that runs notebooks, each in a fresh kernel"
+    def __init__(self, python, env):
+        self.folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        d = Path(self.folder.name)
+        shutil.copy(root/'tools'/'run_nbs.py', d) # alone: of our files only the wheel's are seen
+        self.said = (d/'said').open('w+', encoding='utf-8', errors='replace')
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen([str(python), str(d/'run_nbs.py'), '--serve'], cwd=d,
+                                        env=env, stdin=pipe, stdout=pipe, stderr=self.said,
+                                        encoding='utf-8')
+
+    def ask(self, path, cwd, limit):
+        "What stopped the notebook, '' if it came to its end; TimeoutError, or EOFError with why"
+        job = dict(path=str(path), cwd=str(cwd), timeout=limit)
+        answer = Future()
+        def wait():
+            try:
+                print(json.dumps(job), file=self.process.stdin, flush=True)
+                answer.set_result(self.process.stdout.readline())
+            except (OSError, ValueError) as e: answer.set_exception(EOFError(str(e)))
+        threading.Thread(target=wait, daemon=True).start()
+        line = answer.result(limit + 60)
+        if line: return json.loads(line)
+        code = self.process.wait()
+        self.said.seek(0)
+        raise EOFError(self.said.read().strip()[-3000:] or f'exit code {code}')
+
+    def end(self):
+        "End the process, and with it the kernel"
+        self.process.kill()
+        self.process.wait()
+        self.said.close()
+        self.folder.cleanup()
+
+idle, running = [], set() # (environment, runner): those that wait, and those at work
+
+@contextlib.contextmanager
+def lend_runner(python, env):
+    "A runner of this environment; one that fails is ended, any other waits for the next notebook"
+    key = str(python), tuple(sorted(env.items()))
+    found = next((r for r in idle if r[0] == key), None)
+    if found: idle.remove(found)
+    key, runner = found or (key, Runner(python, env))
+    running.add(runner)
+    try: yield runner
+    except BaseException:
+        runner.end()
+        raise
+    else: idle.append((key, runner))
+    finally: running.discard(runner)
+
+@atexit.register
+def end_runners():
+    "End every runner, also those at work"
+    while idle: idle.pop()[1].end()
+    for r in list(running): r.process.kill()
 
 def run_notebook(path, # the notebook
                  d, # a folder for this run, which is made
@@ -149,23 +207,11 @@ def run_notebook(path, # the notebook
                  limit=HANGS): # seconds after which it counts as hanging
     "Run a notebook in a plain kernel, alone in an empty folder"
     (d/'empty').mkdir(parents=True)
-    shutil.copy(root/'tools'/'run_nbs.py', d)
     t = time.time()
-    options = ['--no-save', '--timeout', limit, '--cwd', d/'empty']
-    cmd = [str(c) for c in (python, d/'run_nbs.py', *options, path)]
-    with (d/'said').open('w+', encoding='utf-8', errors='replace') as said:
-        no = subprocess.DEVNULL
-        p = subprocess.Popen(cmd, env=env, cwd=d, stdin=no, stdout=no, stderr=said)
-        running.add(p)
-        try: code = p.wait(limit + 60)
-        except subprocess.TimeoutExpired:
-            return Run(time.time()-t, f'{path.name} hangs: no end after {limit} s', [])
-        finally:
-            p.kill() # its kernel ends with it
-            p.wait()
-            running.discard(p)
-        said.seek(0)
-        error = (said.read().strip() or f'{path.name}: exit code {code}') if code else ''
+    try:
+        with lend_runner(python, env) as runner: error = runner.ask(path, d/'empty', limit)
+    except (TimeoutError, FuturesTimeout): error = f'{path.name} hangs: no end after {limit} s'
+    except EOFError as e: error = f'{path.name}: {e}'
     return Run(time.time()-t, error, sorted(p.name for p in (d/'empty').iterdir()))
 
 class Background:
@@ -190,7 +236,7 @@ class Background:
     def stop(self):
         "Start no further job, and end the notebooks at work"
         self.jobs.clear()
-        for p in list(running): p.kill()
+        end_runners()
 
 # the order keeps all cores busy
 longest_first = ['04_train', '05_generate', 'index', '01_data', '03_model', 'engine/memorization',

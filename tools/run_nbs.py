@@ -1,5 +1,5 @@
 "Execute notebooks as a reader's Jupyter does, each in a fresh kernel, and save their outputs."
-import argparse, re, sys, tempfile, time
+import argparse, json, os, re, sys, tempfile, time
 from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
@@ -70,6 +70,17 @@ def strip_paths(nb):
             if 'text/plain' in data: data['text/plain'] = tmp.sub('', data['text/plain'])
     return nb
 
+def serve():
+    """Run notebooks one after another, each in a fresh kernel: a line of JSON asks for one, with
+    path, cwd and timeout; the answer is a line with what stopped it"""
+    answers = os.fdopen(os.dup(1), 'w', encoding='utf-8')
+    os.dup2(2, 1) # what else is printed goes to standard error
+    for line in sys.stdin:
+        job, error = json.loads(line), ''
+        try: execute(Path(job['path']), job['cwd'], job['timeout'])
+        except Stopped as e: error = str(e)
+        print(json.dumps(error), file=answers, flush=True)
+
 def main():
     ap = argparse.ArgumentParser(description=__doc__)
     ap.add_argument('nbs', nargs='+', type=Path)
@@ -90,4 +101,4 @@ def main():
             line = first_line(nb.cells[i].source)[:80]
             print(f'  {seconds[i]:6.1f} s  cell {i}, {heading(nb, i)}: {line}')
 
-if __name__ == '__main__': main()
+if __name__ == '__main__': serve() if sys.argv[1:] == ['--serve'] else main()

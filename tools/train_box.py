@@ -47,8 +47,8 @@ def card(s, model, steps, seed, n_tales):
 
 The model in the box of {cfg['repo']}: `SmallLanguageModel.from_pretrained('tales-tiny')`.
 
-- **Shape**: {count_parameters(model.config)['total']:,} parameters, {model.config.n_layers} layers of \
-{model.config.n_heads} heads, {model.config.d_model} channels, a window of \
+- **Shape**: {count_parameters(model.config)['total']:,} parameters, {model.config.n_layers} \
+layers of {model.config.n_heads} heads, {model.config.d_model} channels, a window of \
 {model.config.max_seq_len} tokens, rotary positions, {model.config.vocab_size:,} tokens of its own.
 - **Data**: {n_tales:,} stories that the package's grammar writes (`tales`, seed 0). No text of a \
 person is among them, but for the grammar's sentences.
@@ -57,8 +57,8 @@ person is among them, but for the grammar's sentences.
 learning rate {training['learning_rate']:g} falling to 0 over the last part, seed {seed}, in \
 float32. Then one byte a weight.
 - **Scores**, of the packed weights: {s['bits_per_byte']:.4f} bits per byte on 1,000 stories that \
-it never saw; the grammar's entropy there is {s['floor']:.4f}, so it is {s['above']:.1%} above what \
-is possible. Of {n:,} stories that begin with “{DEMO_PROMPT}” (temperature {temperature:g}), \
+it never saw; the grammar's entropy there is {s['floor']:.4f}, so it is {s["above"]:.1%} above \
+what is possible. Of {n:,} stories that begin with “{DEMO_PROMPT}” (temperature {temperature:g}), \
 {s['grammatical']:,} are grammatical throughout, {s['keeps']:,} keep the hero's name and pronoun, \
 {s['ended']:,} come to their end.
 - **Use**: to learn from. It knows these stories and nothing else.
