@@ -68,7 +68,7 @@ def packed_metadata(
         raise ValueError(f'{path} is not a safetensors file ({e})') from None
     if 'slm_scratch' not in meta:
         raise ValueError(f'{path} holds no config of ours, so model.save_packed did not write it; '
-                         "SmallLanguageModel.from_pretrained reads folders in Hugging Face's layout")
+                         'SmallLanguageModel.from_pretrained reads other folders')
     return meta
 
 # %% ../../nbs/engine/box.ipynb #040e7f9e
