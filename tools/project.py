@@ -21,8 +21,8 @@ order = ('files', 'entries', 'guards', 'tokenizer', 'gpt2', 'encode', 'vocab', '
          'attention', 'config', 'model', 'variants', 'sizes', 'parts', 'weights', 'hf_tokenizer',
          'huggingface', 'formats', 'kernels', 'int8', 'box', 'changes', 'device', 'signatures',
          'streaming', 'limits', 'generate', 'fast', 'lens', 'loss', 'optim', 'distributed',
-         'memorization', 'evaluate', 'figures_model', 'figures_attention', 'figures_tokenizer', 'outputs', 'run',
-         'progress', 'checks', 'report', 'train', 'exercises', 'answers_model',
+         'memorization', 'evaluate', 'figures_model', 'figures_attention', 'figures_tokenizer',
+         'outputs', 'run', 'progress', 'checks', 'report', 'train', 'exercises', 'answers_model',
          'answers_attention', 'answers_data', 'answers_tokenizer', 'answers_generate', 'live',
          'options', 'shell', 'cli', 'demo')
 lesson_modules = ('tokenizer', 'data', 'attention', 'model', 'generate', 'train')
