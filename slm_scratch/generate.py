@@ -12,15 +12,16 @@ from dataclasses import InitVar, dataclass, replace
 import torch
 from fastcore.basics import patch
 from torch import Tensor
-from .engine.files import as_number, is_real, is_whole
+from .engine.files import as_number
 from .engine.signatures import takes_fields
 from .attention import padding_mask
 from .model import SmallLanguageModel
 from .engine.int8 import widened
 from .engine.changes import (
     HOOK, UncachedDecoder, caches_agree, changed_parts, eval_mode, full_forward)
+from .engine.limits import check_best_logits, generation_problems, sampler_problems
 from .engine.streaming import (
-    RowUniforms, Sequence, TextStreamer, as_prompt, as_prompts, as_stop_strings, encode_prompts,
+    RowUniforms, as_prompt, as_prompts, as_stop_strings, encode_prompts, make_sequences,
     prompt_context, prompt_contexts, unused_token_mask, used_tokens)
 
 # %% ../nbs/05_generate.ipynb #62542415
@@ -97,52 +98,27 @@ class Sampler:
         "How many of the likeliest tokens can be drawn at all, if nothing is penalized"
         return 1 if self.temperature == 0 else self.top_k
 
-    def __call__(self,
-        logits:Tensor, # scores (B, V): float32, on the CPU
-        uniform:Tensor=None, # a uniform number for each row (B,); the greedy choice needs none
-        seen:Tensor=None, # used ids (B, N), for the penalty
-        spare:int=None, # the id that the penalty spares
-    ) -> Tensor: # an id for each row (B,)
-        "Choose the next token of each row"
-        z, ids = logits, None
-        if seen is not None and self.repetition_penalty != 1:
-            z = penalize_repeats(z, seen, self.repetition_penalty, spare)
-        if self.top_k and self.temperature: z, ids = z.topk(min(self.top_k, z.shape[-1]))
-        best, greedy = z.max(-1, keepdim=True)             # (B, 1) each
-        if not best.isfinite().all():
-            bad = best[~best.isfinite()][0].item()
-            raise ValueError(f'the best logit is {bad}, so there is nothing to choose by: the '
-                             'weights are broken (did training diverge?); load an earlier '
-                             'checkpoint')
-        if self.temperature == 0: return greedy[:, 0]
-        z = (z.double() - best)/float(self.temperature)    # the best is 0, so nothing can overflow
-        if self.top_p is not None: z = keep_top_p(z, self.top_p)
-        if self.min_p is not None: z = keep_min_p(z, self.min_p)
-        i = sample(z, uniform)
-        return i if ids is None else ids.gather(-1, i[:, None])[:, 0]
-
-# %% ../nbs/05_generate.ipynb #df8f8e30
+# %% ../nbs/05_generate.ipynb #2e372de4
 @patch
-def problems(self:Sampler
-) -> list: # of str, one for each knob that is out of its range
-    "What is wrong with the knobs: name, value, limit and fix"
-    unset = lambda v: v is None
-    ok = dict(temperature=0 <= _float(self.temperature) < math.inf,
-              top_k=unset(self.top_k) or is_whole(self.top_k, 1),
-              top_p=unset(self.top_p) or 0 < _float(self.top_p) <= 1,
-              min_p=unset(self.min_p) or 0 <= _float(self.min_p) <= 1,
-              repetition_penalty=0 < _float(self.repetition_penalty) < math.inf)
-    limits = dict(temperature='0 (always the likeliest token) or a number above it',
-                  top_k='a whole number, 1 or more; None keeps all tokens',
-                  top_p='above 0 and at most 1; None or 1 keeps all tokens',
-                  min_p='between 0 and 1; None or 0 keeps all tokens',
-                  repetition_penalty='above 0; 1 changes nothing, 1.1 is mild')
-    return [f'{name}={getattr(self, name)!r} must be {limits[name]}' for name in ok if not ok[name]]
-
-def _float(v):
-    "`v` as a float; NaN if it is not a finite number"
-    try: return float(v) if is_real(v) else math.nan
-    except OverflowError: return math.nan
+def __call__(self:Sampler,
+    logits:Tensor, # scores (B, V): float32, on the CPU
+    uniform:Tensor=None, # a uniform number for each row (B,); the greedy choice needs none
+    seen:Tensor=None, # used ids (B, N), for the penalty
+    spare:int=None, # the id that the penalty spares
+) -> Tensor: # an id for each row (B,)
+    "Choose the next token of each row"
+    z, ids = logits, None
+    if seen is not None and self.repetition_penalty != 1:
+        z = penalize_repeats(z, seen, self.repetition_penalty, spare)
+    if self.top_k and self.temperature: z, ids = z.topk(min(self.top_k, z.shape[-1]))
+    best, greedy = z.max(-1, keepdim=True)             # (B, 1) each
+    check_best_logits(best)
+    if self.temperature == 0: return greedy[:, 0]
+    z = (z.double() - best)/float(self.temperature)    # the best is 0, so nothing can overflow
+    if self.top_p is not None: z = keep_top_p(z, self.top_p)
+    if self.min_p is not None: z = keep_min_p(z, self.min_p)
+    i = sample(z, uniform)
+    return i if ids is None else ids.gather(-1, i[:, None])[:, 0]
 
 # %% ../nbs/05_generate.ipynb #4519f291
 class Decoder:
@@ -160,34 +136,40 @@ class Decoder:
         self.caches = model.make_kv_caches(len(self.rows), size)
         self.set_padding(longest)
 
-    def set_padding(self,
-        end:int, # the column behind each row's last token
-    ) -> None:
-        "Rows end in the same column; what is left of a row's beginning is padding"
-        pad = [end - len(r) for r in self.rows]
-        self.pad = torch.tensor(pad, device=self.model.device) if any(pad) else None # (B,)
+# %% ../nbs/05_generate.ipynb #9aa4bcba
+@patch
+def set_padding(self:Decoder,
+    end:int, # the column behind each row's last token
+) -> None:
+    "Rows end in the same column; what is left of a row's beginning is padding"
+    pad = [end - len(r) for r in self.rows]
+    self.pad = torch.tensor(pad, device=self.model.device) if any(pad) else None # (B,)
 
-    def forward(self,
-        ids:list, # B lists of T new ids
-    ) -> Tensor: # logits of what comes next (B, V): float32, on the CPU
-        "Run new tokens through the model"
-        ids, positions, mask = torch.tensor(ids, device=self.model.device), None, None # (B, T)
-        if self.pad is not None:
-            T, S = ids.shape[1], self.caches[0].length + ids.shape[1]
-            columns = torch.arange(S-T, S, device=ids.device)
-            positions = (columns - self.pad[:, None]).clamp(min=0)       # (B, T)
-            mask = padding_mask(self.pad, T, S)                          # (B, 1, T, S)
-        return self.last_logits(ids, self.caches, positions, mask).float().cpu()
+# %% ../nbs/05_generate.ipynb #b8325fb8
+@patch
+def forward(self:Decoder,
+    ids:list, # B lists of T new ids
+) -> Tensor: # logits of what comes next (B, V): float32, on the CPU
+    "Run new tokens through the model"
+    ids, positions, mask = torch.tensor(ids, device=self.model.device), None, None # (B, T)
+    if self.pad is not None:
+        T, S = ids.shape[1], self.caches[0].length + ids.shape[1]
+        columns = torch.arange(S-T, S, device=ids.device)
+        positions = (columns - self.pad[:, None]).clamp(min=0)       # (B, T)
+        mask = padding_mask(self.pad, T, S)                          # (B, 1, T, S)
+    return self.last_logits(ids, self.caches, positions, mask).float().cpu()
 
-    def last_logits(self,
-        ids:Tensor, # (B, T), new tokens
-        caches:list, # of the tokens before them
-        positions:Tensor=None, # (B, T)
-        mask:Tensor=None, # bool (B, 1, T, S)
-    ) -> Tensor: # logits after the last token (B, V)
-        "The output layer runs on one position a row; a model's own `forward` has to run it on all"
-        if self.by_forward: return self.model(ids, caches, positions, mask)[:, -1]
-        return self.model.lm_head(self.model.hidden_states(ids, caches, positions, mask)[:, -1])
+# %% ../nbs/05_generate.ipynb #9f518872
+@patch
+def last_logits(self:Decoder,
+    ids:Tensor, # (B, T), new tokens
+    caches:list, # of the tokens before them
+    positions:Tensor=None, # (B, T)
+    mask:Tensor=None, # bool (B, 1, T, S)
+) -> Tensor: # logits after the last token (B, V)
+    "The output layer runs on one position a row; a model's own `forward` has to run it on all"
+    if self.by_forward: return self.model(ids, caches, positions, mask)[:, -1]
+    return self.model.lm_head(self.model.hidden_states(ids, caches, positions, mask)[:, -1])
 
 # %% ../nbs/05_generate.ipynb #f869f029
 @patch
@@ -197,6 +179,7 @@ def prefill(self:Decoder
     longest = max(map(len, self.rows))
     return self.forward([[0]*(longest - len(r)) + r for r in self.rows])
 
+# %% ../nbs/05_generate.ipynb #ee8d6b1f
 @patch
 def step(self:Decoder,
     tokens:list, # the newest id of each row, B of them
@@ -287,46 +270,29 @@ class GenerationConfig(Sampler):
         listed = '\n'.join(f'- {w}' for w in wrong)
         raise ValueError(f'nothing was generated, {len(wrong)} problem(s):\n{listed}')
 
-    def limit(self,
-        prompt_tokens:int, # of one prompt
-    ) -> int: # how many tokens may be drawn after it
-        "The length of the output"
-        if self.max_new_tokens is not None: return self.max_new_tokens
-        return 200 if self.max_length is None else self.max_length - prompt_tokens
-
 GenerationConfig.__delwrap__ = Sampler # docments: the other fields are explained there
 
-# %% ../nbs/05_generate.ipynb #e5ed7db6
+# %% ../nbs/05_generate.ipynb #af265886
+@patch
+def limit(self:GenerationConfig,
+    prompt_tokens:int, # of one prompt
+) -> int: # how many tokens may be drawn after it
+    "The length of the output"
+    if self.max_new_tokens is not None: return self.max_new_tokens
+    return 200 if self.max_length is None else self.max_length - prompt_tokens
+
+@patch
+def problems(self:Sampler
+) -> list: # of str, one for each knob that is out of its range
+    "What is wrong with the knobs: name, value, limit and fix"
+    return sampler_problems(self)
+
 @patch
 def problems(self:GenerationConfig,
     prompt_tokens:int=0, # of the longest prompt
 ) -> list: # of str, one for each bad value
     "What is wrong: name, value, limit and fix"
-    wrong = Sampler.problems(self)
-    whole = lambda v, low: v is None or is_whole(v, low)
-    if not whole(self.max_new_tokens, 0):
-        wrong.append(f'max_new_tokens={self.max_new_tokens!r} must be a whole number, 0 or more')
-    if self.max_new_tokens is None and not whole(self.max_length, max(1, prompt_tokens)):
-        wrong.append(f'max_length={self.max_length!r} counts prompt and output together, and the '
-                     f'prompt alone has {prompt_tokens} tokens: use '
-                     f'max_length={prompt_tokens + 50}, or max_new_tokens=50, which counts the '
-                     'output alone')
-    if not all(isinstance(s, str) and s for s in self.stop):
-        wrong.append(f'stop={[*self.stop]!r} must hold texts (str) of one character or more; '
-                     'an empty one would end every story at once')
-    if not whole(self.num_samples, 1):
-        wrong.append(f'num_samples={self.num_samples!r} must be a whole number, 1 or more; '
-                     'None gives one text')
-    return wrong + _seed_problems(self.seed, self.num_samples)
-
-def _seed_problems(seed, num_samples):
-    "What is wrong with the seeds `seed` … `seed + num_samples - 1`: a list, empty or of one str"
-    if seed is None: return []
-    more = num_samples - 1 if is_whole(num_samples, 1) else 0
-    if is_whole(seed, -2**63) and seed + more < 2**64: return []
-    several = f' (num_samples={num_samples} counts on from it)' if num_samples else ''
-    return [f'seed={seed!r} must be a whole number from -2**63 to 2**64 - 1{several}; '
-            'None gives another text each time']
+    return generation_problems(self, prompt_tokens)
 
 # %% ../nbs/05_generate.ipynb #fb033d36
 def decode_loop(
@@ -374,19 +340,11 @@ def _prepare(model, prompts, config, options):
     if config is None: config = GenerationConfig()
     if not isinstance(config, GenerationConfig):
         raise TypeError(f'config must be a GenerationConfig, not {type(config).__name__}')
-    tok, prompt_ids = model.tokenizer, encode_prompts(model, prompts)
+    prompt_ids = encode_prompts(model, prompts)
     longest = max(map(len, prompt_ids), default=0)
     config = replace(config, **options, prompt_tokens=longest)
-    contexts, n = prompt_contexts(model, prompt_ids, config.start), len(prompts)
-    if config.seed is not None or config.temperature == 0: seeds = [config.seed]*n
-    else: seeds = torch.randint(2**62, (n,), device='cpu').tolist()
-    eot, sequences = tok.eot if config.stop_at_eot else None, []
-    for prompt, ids, context, seed in zip(prompts, prompt_ids, contexts, seeds):
-        for j in range(config.num_samples or 1):
-            own = None if seed is None else seed + j
-            out = TextStreamer(tok, config.stop)
-            sequences.append(Sequence(prompt, context, config.limit(len(ids)), own, out, eot))
-    return config, sequences
+    contexts = prompt_contexts(model, prompt_ids, config.start)
+    return config, make_sequences(model, prompts, prompt_ids, contexts, config)
 
 # %% ../nbs/05_generate.ipynb #29a8467e
 @patch
@@ -429,6 +387,7 @@ def stream(self:SmallLanguageModel,
     rounds = decode_loop(self, sequences, config, changes)
     return _stream_pieces(self, sequences[0].prompt, rounds, bool(changes))
 
+# %% ../nbs/05_generate.ipynb #a2d82bb2
 def _stream_pieces(model, prompt, rounds, foreign):
     "The pieces of one text; between two of them the model is in its own mode"
     pieces = [prompt]

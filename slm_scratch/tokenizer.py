@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GPT2_BYTE_ORDER', 'N_PRINTABLE', 'BYTE_TO_UNICODE', 'UNICODE_TO_BYTE', 'EOT', 'GPT2_PATTERN', 'merge_pair',
            'byte_ranks', 'bytes_to_unicode', 'unicode_to_bytes', 'train_bpe_naive', 'pre_tokenize', 'count_words',
-           'PairCounts', 'train_bpe', 'merge_bytes', 'bpe_encode', 'bpe_merges', 'Tokenizer', 'has_long_whitespace']
+           'PairCounts', 'train_bpe', 'merge_bytes', 'bpe_encode', 'bpe_merges', 'Tokenizer']
 
 # %% ../nbs/00_tokenizer.ipynb #ffe89ad9
 import heapq, warnings
@@ -16,6 +16,8 @@ from fastcore.basics import patch
 from tqdm import tqdm
 from .engine.files import as_number, is_whole
 from .engine.entries import check_texts, replace_surrogates
+from .engine.guards import check_ids, check_special, encode_by_piece
+from .engine.guards import has_long_whitespace
 
 # %% ../nbs/00_tokenizer.ipynb #5e448a14
 def merge_pair(parts:list, # the tokens of a text, as bytes
@@ -169,6 +171,7 @@ def merge(self:PairCounts,
         self.after[i] = after
     for p in changed: self.push(p)
 
+# %% ../nbs/00_tokenizer.ipynb #f4105a38
 @patch
 def swap(self:PairCounts, old, # a pair that is gone
          new, # the pair that takes its place
@@ -244,8 +247,8 @@ class Tokenizer:
         self.special_tokens = special_tokens or {EOT: len(ranks)}
         self.in_text = frozenset(in_text)
         self.name = name or f'bpe{len(ranks) + len(self.special_tokens)}'
-        _check_ids(self)
-        _check_special(self)
+        check_ids(ranks, self.special_tokens, self.name, EOT)
+        check_special(self.special_tokens, self.in_text, self.name, EOT)
         self.encoding = tiktoken.Encoding(self.name, pat_str=pattern, mergeable_ranks=ranks,
                                           special_tokens=self.special_tokens)
         n = self.encoding.n_vocab # 1 + the highest id
@@ -267,40 +270,7 @@ class Tokenizer:
 
     def __repr__(self): return f'Tokenizer({self.name!r}, vocab_size={self.vocab_size})'
 
-# %% ../nbs/00_tokenizer.ipynb #804daa6d
-def _check_ids(tok):
-    "ValueError unless each byte has a token and each token an id of its own"
-    missing = 256 - sum(bytes([b]) in tok.ranks for b in range(256))
-    if missing:
-        raise ValueError(f'{tok.name}: {missing} of the 256 bytes have no token, so that some '
-                         'texts could not be encoded; is the file complete?')
-    for id, n in Counter([*tok.ranks.values(), *tok.special_tokens.values()]).items():
-        wrong = f'belongs to {n} tokens' if n > 1 else 'is out of range'
-        if n > 1 or not 0 <= id < 2**31:
-            raise ValueError(f'{tok.name}: id {id} {wrong}; ranks are 0 … {len(tok.ranks)-1}, each '
-                             f'once, and {EOT} comes after them')
-
-def _check_special(tok):
-    "ValueError unless special tokens can be told apart: tiktoken finds one of two that begin alike"
-    if EOT not in tok.special_tokens:
-        raise ValueError(f'{tok.name} has no {EOT}, so that documents could not be told apart; '
-                         'give it an id in special_tokens')
-    unknown = sorted(tok.in_text - {*tok.special_tokens} | tok.in_text & {EOT})
-    if unknown:
-        raise ValueError(f'in_text={unknown}: each must be a special token, and not {EOT}')
-    for a in tok.in_text:
-        for b in tok.special_tokens:
-            if a != b and (a.startswith(b) or b.startswith(a)):
-                raise ValueError(f'the added tokens {a!r} and {b!r} begin alike, so that a text '
-                                 'could be read in two ways; rename one')
-
 # %% ../nbs/00_tokenizer.ipynb #49091e97
-def has_long_whitespace(text:str, # any text
-                        n:int=500_000, # characters of white space in a row
-                       ) -> bool:
-    "Does `text` hold so much white space that tiktoken might panic?"
-    return len(text) >= n and regex.search(rf'\s{{{n}}}', text) is not None
-
 @patch
 def encode(self:Tokenizer,
            text:str, # any text; nothing in it turns into a special token, except those of `in_text`
@@ -316,15 +286,8 @@ def encode_pieces(self:Tokenizer,
                   text:str, # any text
                  ) -> list: # the ids that `encode` gives
     "Cut `text` here, and give tiktoken one piece at a time"
-    whole = tiktoken.Encoding(self.name, pat_str=r'[\s\S]+', mergeable_ranks=self.ranks,
-                              special_tokens={})
-    names = '|'.join(map(regex.escape, self.in_text))
-    ids = []
-    for part in regex.split(f'({names})', text) if names else [text]:
-        if part in self.in_text: ids.append(self.special_tokens[part])
-        else:
-            for piece in pre_tokenize(part, self.pattern): ids += whole.encode_ordinary(piece)
-    return ids
+    added = {token: self.special_tokens[token] for token in self.in_text}
+    return encode_by_piece(text, lambda s: pre_tokenize(s, self.pattern), self.ranks, added)
 
 # %% ../nbs/00_tokenizer.ipynb #bf890630
 @patch
@@ -343,6 +306,7 @@ def decode_bytes(self:Tokenizer,
     "Ids to bytes"
     return b''.join(map(self.token_bytes, ids))
 
+# %% ../nbs/00_tokenizer.ipynb #47ea8488
 @patch
 def decode(self:Tokenizer,
            ids, # ids: a list, an array or a tensor, `(T,)`

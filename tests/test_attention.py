@@ -1,6 +1,9 @@
 "Attention beside PyTorch's own: odd sizes, caches, padding, and what surrounds a call."
 import numpy as np, pytest, torch
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 from slm_scratch.attention import (KVCache, MultiHeadAttention, causal_mask, padding_mask,
                                    rope_cos_sin, apply_rotary_emb, scaled_dot_product, softmax)
 
@@ -50,6 +53,76 @@ def test_weights_are_those_of_the_forward_pass(cos_sin):
         step = m.attention_weights(x[:, t:t+1], cache, cos_sin=now)
         torch.testing.assert_close(step, weights[:, :, t:t+1, :t+1])
     assert cache.length == 9
+
+def test_module_is_that_of_torchs_module():
+    "Outputs, weights and gradients of `nn.MultiheadAttention`; its mask is True where ours is not"
+    theirs = torch.nn.MultiheadAttention(12, 3, batch_first=True)
+    pairs = {'qkv.weight': 'in_proj_weight', 'qkv.bias': 'in_proj_bias',
+             'proj.weight': 'out_proj.weight', 'proj.bias': 'out_proj.bias'}
+    ours = MultiHeadAttention(12, 3)
+    ours.load_state_dict({a: theirs.state_dict()[b] for a, b in pairs.items()})
+    xs = [torch.randn(2, 5, 12).requires_grad_()]
+    xs.append(xs[0].detach().clone().requires_grad_())
+    y, (want, weights) = ours(xs[0]), theirs(xs[1], xs[1], xs[1], attn_mask=~causal_mask(5))
+    torch.testing.assert_close(y, want)
+    torch.testing.assert_close(ours.attention_weights(xs[0]).mean(1), weights)
+    for out in (y, want): out.square().sum().backward()
+    torch.testing.assert_close(xs[0].grad, xs[1].grad)
+    for a, b in pairs.items():
+        torch.testing.assert_close(ours.get_parameter(a).grad, theirs.get_parameter(b).grad)
+
+@torch.no_grad()
+def test_dropout_keeps_the_expected_output():
+    torch.manual_seed(0)
+    m, x = MultiHeadAttention(12, 3, dropout=.5), torch.randn(1, 5, 12)
+    draws, plain = m.train()(x.expand(5000, 5, 12)), m.eval()(x)
+    assert draws.std(0).max() > .01 and torch.equal(m(x), plain)
+    torch.testing.assert_close(draws.mean(0), plain[0], atol=.03, rtol=0)
+
+@pytest.mark.parametrize('args,said', [((12, 5), r'\[1, 2, 3, 4, 6, 12\]'), ((12, 0), 'n_heads=0'),
+                                       ((12, 3, 1.), 'below 1')])
+def test_impossible_modules_are_refused(args, said):
+    with pytest.raises(ValueError, match=said): MultiHeadAttention(*args)
+
+def flops(f):
+    "Operations by PyTorch's counter, which knows plain matrix products"
+    counter = FlopCounterMode(display=False)
+    with counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad(): f()
+    return counter.get_total_flops()
+
+def test_work_is_that_of_the_formula():
+    "8TC² + 4TSC, without a cache and with one: the formula of the lesson"
+    m, C = MultiHeadAttention(12, 3), 12
+    for T in (5, 64, 300):
+        assert flops(lambda: m(torch.randn(1, T, C))) == 8*T*C*C + 4*T*T*C
+    cache = KVCache(1, 3, 32, 4)
+    for S in range(1, 33):
+        assert flops(lambda: m(torch.randn(1, 1, C), cache)) == 8*C*C + 4*S*C
+
+class Record(TorchDispatchMode):
+    "Write down the name of every operation"
+    def __init__(self):
+        super().__init__()
+        self.names = []
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(str(func.overloadpacket).split('.')[-1])
+        return func(*args, **(kwargs or {}))
+
+def test_one_more_token_does_no_needless_work():
+    "No mask is built, nothing of the past is copied: the new key and value are all that is written"
+    m, cache = MultiHeadAttention(12, 3), KVCache(1, 3, 32, 4)
+    cache.length = 7
+    with torch.no_grad(), Record() as record: m(torch.randn(1, 1, 12), cache)
+    needless = {'ones', 'tril', 'cat', 'clone', 'masked_fill', 'arange'}
+    assert not needless & {*record.names} and record.names.count('copy_') == 2
+
+def test_bytes_of_a_cache():
+    for args, dtype in (((1, 8, 64, 16), torch.float32), ((2, 3, 5, 4), torch.bfloat16)):
+        cache = KVCache(*args, dtype=dtype)
+        assert cache.nbytes == KVCache.estimate_bytes(*args, dtype=dtype)
+        new = torch.randn(args[0], args[1], 3, args[3]).to(dtype)
+        keys, values = cache.update(new, new)
+        assert (keys.data_ptr(), values.data_ptr()) == (cache.k.data_ptr(), cache.v.data_ptr())
 
 def test_future_tokens_change_nothing():
     m, x = MultiHeadAttention(15, 3), torch.randn(2, 7, 15)

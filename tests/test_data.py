@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 from slm_scratch.engine.grammar import TaleGrammar
 from slm_scratch.engine.tales import check_tale, is_validation, tale_grammar, tales
-from slm_scratch.data import TokenDataset, get_batch, is_token_file, steps_per_epoch, verify_tokens
+from slm_scratch.data import NGram, TokenDataset, counting_baseline, get_batch, is_token_file
+from slm_scratch.data import steps_per_epoch, verify_tokens
 from slm_scratch.tokenizer import Tokenizer
 
 stories = [t.text for t in tales(40)]
@@ -56,6 +57,46 @@ def test_every_token_is_a_target(B, T, saved):
     y = np.concatenate([get_batch(data, i, B, T)[1].flatten().numpy() for i in range(n)])
     most = np.bincount(y, minlength=400)
     assert (most >= np.bincount(data.tokens[1:], minlength=400)).all()
+
+# ---- counting ----
+
+def test_counting_baseline(tok):
+    "One row for each table, each better than the one before, and the floor below all"
+    pair = [TokenDataset.from_texts([t.text for t in some], tok, [t.bits for t in some])
+            for some in (tales(60), tales(20, split='valid'))]
+    rows = counting_baseline(*pair, orders=(1, 2, 3))
+    assert list(rows) == ['uniform', '1-gram', '2-gram', '3-gram', 'floor']
+    assert list(rows.values()) == sorted(rows.values(), reverse=True)
+    unknown = [TokenDataset.from_texts(stories[i::2], tok) for i in range(2)]
+    assert list(counting_baseline(*unknown, orders=(1,))) == ['uniform', '1-gram']
+
+@pytest.mark.parametrize('order', [1, 2, 4])
+def test_ngram_is_a_distribution(order, saved):
+    "The probabilities after any context, seen or not, add up to 1; scoring and writing agree"
+    ids = saved[0].tokens
+    model = NGram.train(ids, 400, order)
+    for context in ([], ids[:1], ids[500:510], [399, 0, 399, 0]):
+        p = model.next_probs(context)
+        assert p.shape == (400,) and p.min() > 0 and abs(p.sum() - 1) < 1e-9
+        assert abs(model.probs([*context, 7])[-1] - p[7]) < 1e-12
+    assert model.probs([]).shape == (0,)
+
+def test_ngram_writes(saved, tok):
+    model = NGram.train(saved[0].tokens, 400, 3)
+    begin = tok.encode('Once upon')
+    text = model.sample(begin, 30, seed=3)
+    assert text == model.sample(begin, 30, seed=3) != model.sample(begin, 30, seed=4)
+    assert text[:len(begin)] == begin and len(text) == len(begin) + 30
+    stop = text[len(begin) + 5]
+    assert model.sample(begin, 30, stop=stop, seed=3)[-1] == stop
+
+@pytest.mark.parametrize('change, message', [
+    (dict(ids=[0, 5]), 'another vocabulary'), (dict(ids=[0, -1]), 'another vocabulary'),
+    (dict(order=0), 'order=0'), (dict(order=9), 'order=9'), (dict(discount=0), 'discount=0'),
+    (dict(discount=1.5), 'discount=1.5')])
+def test_ngram_refuses(change, message):
+    args = dict(ids=[0, 1, 2, 1], vocab_size=5, order=2) | change
+    with pytest.raises(ValueError, match=message): NGram.train(**args)
 
 # ---- the corpus that has a floor ----
 

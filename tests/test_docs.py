@@ -6,7 +6,6 @@ from html.parser import HTMLParser
 from urllib.parse import unquote, urljoin, urlparse
 import pytest
 from conftest import cfg, nb_name, nbs, root, run
-from browser import drawn
 
 class Links(HTMLParser):
     "What a page loads, where it links to, and the ids that it has"
@@ -120,8 +119,6 @@ luminance = """getComputedStyle(document.body).backgroundColor
     .match(/\\d+/g).slice(0, 3).reduce((a, b) => a + +b, 0)/765"""
 missing_pictures = """[...document.images]
     .filter(i => !i.complete || !i.naturalWidth).map(i => i.src)"""
-bad_diagrams = """[...document.querySelectorAll('pre.mermaid')]
-    .filter(e => /Syntax error/.test(e.textContent)).length"""
 search_for = """(async () => {
     const q = document.getElementById('q');
     document.getElementById('found').innerHTML = '';
@@ -135,8 +132,6 @@ copy_buttons = """(() => {
     const cells = [...document.querySelectorAll('pre.code')];
     return cells.length > 5 && cells.every(p => p.nextElementSibling?.className == 'copy');
 })()"""
-diagram_sizes = """[...document.querySelectorAll('pre.mermaid')].map(e =>
-    [e.scrollWidth - e.clientWidth, e.querySelector('svg').getBoundingClientRect().height])"""
 covered_code = """(() => {
     const box = (h, what) => h.querySelector(what).getBoundingClientRect();
     const covers = h => h.offsetHeight && box(h, '.copy').bottom > box(h, 'code').top + 4;
@@ -148,24 +143,23 @@ figure_links = """[...document.querySelectorAll('article figure img')]
 def pages_of(site): return sorted(p for p in site.glob('*.html'))
 
 def test_walk(site, page):
-    """Each page, light and dark, on a screen and on a phone: text, pictures and diagrams are there,
+    """Each page, light and dark, on a screen and on a phone: text and pictures are there,
     nothing fails, nothing is wider than the page"""
     for dark,width in [(False, 1280), (True, 380)]:
         page.view(width, phone=width < 600, dark=dark)
         for p in pages_of(site):
-            page.goto(p.as_uri(), drawn)
+            page.goto(p.as_uri())
             here = f'{p.name} {"dark" if dark else "light"} {width}'
             assert page.errors == [], here
             assert [u for u in page.requests if not u.startswith(('file:', 'data:'))] == [], here
             assert len(page.js('document.querySelector("article").innerText')) > 500, here
             assert page.js(missing_pictures) == [], here
-            assert page.js(bad_diagrams) == 0, here
             assert page.js(wide) is None, here
             assert (page.js(luminance) < .3) == dark, here
 
 def test_theme_and_menu(site, page):
     page.view(380, 800, phone=True)
-    page.goto((site/'attention.html').as_uri(), drawn)
+    page.goto((site/'attention.html').as_uri())
     before = page.js(luminance)
     page.js("document.getElementById('theme').click()")
     assert page.js(luminance) < before - .5
@@ -177,7 +171,7 @@ def test_theme_and_menu(site, page):
 def test_search(site, page):
     "Search finds a word of a lesson over file://, and its row leads there"
     page.view()
-    page.goto((site/'index.html').as_uri(), drawn)
+    page.goto((site/'index.html').as_uri())
     assert page.js(search_for % 'causal mask')[0].startswith('attention.html#')
     assert page.js(search_for % 'zzxyzzy') == []
     for h in page.js(search_for % 'tokenizer'):
@@ -187,25 +181,13 @@ def test_search(site, page):
 
 def test_copy_buttons(site, page):
     page.view()
-    page.goto((site/'attention.html').as_uri(), drawn)
+    page.goto((site/'attention.html').as_uri())
     assert page.js(copy_buttons)
-
-def test_diagrams_fit(site, page):
-    "On a screen no diagram is cut at the right; on a phone they go from top to bottom"
-    for name in ('tokenizer', 'attention'):
-        page.view(1280)
-        page.goto((site/f'{name}.html').as_uri(), drawn)
-        screen = page.js(diagram_sizes)
-        assert [over for over,_ in screen] == [0]*len(screen) and screen, name
-        page.view(390, 800, phone=True)
-        page.goto((site/f'{name}.html').as_uri(), drawn)
-        heights = [(low, high) for (_, low), (_, high) in zip(screen, page.js(diagram_sizes))]
-        assert all(high > 2*low for low,high in heights), name
 
 def test_fingers(site, page):
     "Where there is no mouse, the copy button covers no code, and a figure opens in full"
     page.view(390, 800, phone=True)
-    page.goto((site/'attention.html').as_uri(), drawn)
+    page.goto((site/'attention.html').as_uri())
     assert page.js("matchMedia('(hover: none)').matches")
     assert page.js(covered_code) == 0
     figures = page.js(figure_links)

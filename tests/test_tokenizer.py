@@ -231,6 +231,25 @@ def test_damaged_merges(own, damage, says):
     damage(hf['model'])
     with pytest.raises(ValueError, match=says): from_hf_tokenizer(hf)
 
+# ---- texts that are cut before tiktoken gets them ----
+
+def chat(own):
+    "A tokenizer with a token for chats, one for a word, and rows without tokens"
+    added = {EOT: 329, '<|user|>': 330, 'Foxglove': 331}
+    return Tokenizer(own.ranks, special_tokens=added, vocab_size=448, in_text=['Foxglove'])
+
+def test_long_whitespace(own):
+    "Twice as much, and tiktoken alone would panic"
+    blanks = 'fox' + ' \n'*260_000 + 'her'
+    for tok in own, chat(own): assert tok.encoding.decode(tok.encode(blanks)) == blanks
+
+def test_piece_by_piece_gives_the_same_ids(own):
+    mixed = 'A Foxglove<|user|> and a Foxglovefox'
+    for tok in own, chat(own):
+        for text in [*texts, mixed]: assert tok.encode_pieces(text) == tok.encode(text), text
+    expected = [*own.encode('A '), 331, *own.encode('<|user|>')]
+    assert chat(own).encode('A Foxglove<|user|>') == expected
+
 # ---- rows without tokens, states, paths ----
 
 def test_padded_tokenizer_keeps_its_ids(own):

@@ -66,10 +66,6 @@ def browser():
         try: yield Page(chromium)
         finally: chromium.close()
 
-# Mermaid is done
-drawn = """[...document.querySelectorAll('pre.mermaid')]
-    .every(e => e.dataset.processed && e.querySelector('svg'))"""
-
 def main():
     ap = argparse.ArgumentParser(description=__doc__)
     ap.add_argument('pages', nargs='+', help='HTML files or addresses')
@@ -83,7 +79,7 @@ def main():
     with browser() as page:
         page.view(args.width, args.height or 900, args.width < 600, args.dark)
         for p in args.pages:
-            page.goto(p if '://' in p else Path(p).resolve().as_uri(), drawn)
+            page.goto(p if '://' in p else Path(p).resolve().as_uri())
             to = args.out/f"{Path(p.split('#')[0]).stem}{suffix}.png"
             page.png(to, full=not args.height)
             print(to, *page.errors, sep='\n  ')

@@ -3,10 +3,10 @@ Mermaid draws the diagrams in the reader's browser."""
 import argparse, html, json, os, re, shutil, subprocess, sys, tarfile, tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from lesson import Writer, alerts, blob, cfg, colab, notebooks, plain, reference, root, text
+from lesson import Writer, blob, cfg, colab, notebooks, plain, reference, root, text
 
 here = Path(__file__).resolve().parent/'site' # the template, its look and its script
-versions = dict(katex='0.19.1', mermaid='11.4.1') # from npm
+versions = dict(katex='0.19.1') # from npm
 
 # ---- modules ----
 
@@ -25,13 +25,7 @@ def export():
 # ---- README.md ----
 
 def gfm(s):
-    "Callouts as GitHub's alerts, and links as they are from the top of the repository"
-    def alert(m):
-        body = m[2].strip()
-        t = re.match(r'#+ (.*)\n', body)
-        if t: body = f'**{t[1]}**\n\n' + body[t.end():].lstrip()
-        return '\n'.join([f'> [!{alerts[m[1]]}]'] + [f'> {l}'.rstrip() for l in body.splitlines()])
-    s = re.sub(r'^:{3,} ?\{\.callout-(\w+)[^}]*\}\n(.*?)^:{3,}$', alert, s, flags=re.M|re.S)
+    "Links as they are from the top of the repository"
     s = re.sub(r'(\]\(|src="|href=")\.\./', r'\1', s)
     return re.sub(r'(\]\(|href=")((?:[\w-]+/)*[\w-]+\.ipynb)', rf'\1{cfg["nbs_path"]}/\2', s)
 def readme_output(o):
@@ -135,7 +129,6 @@ class Page:
 
     def sections(self, body):
         "The parts of the page for search: page, anchor, title, text"
-        body = re.sub(r'<pre class="mermaid">.*?</pre>', ' ', body, flags=re.S)
         clean = lambda s: ' '.join(html.unescape(re.sub(r'<[^>]+>', ' ', s)).split())
         first, *rest = re.split(r'<h[1-4][^>]* id="([^"]+)"[^>]*>(.*?)</h[1-4]>', body, flags=re.S)
         parts = [('', self.title, first), *zip(rest[::3], rest[1::3], rest[2::3])]
@@ -165,15 +158,13 @@ class Page:
         full_title = self.title if self.name == 'index' else f'{self.title} · {site}'
         entries = [f'<a class="h{l}" href="#{a}">{esc(t)}</a>' for l,a,t in self.toc]
         katex = '<link rel="stylesheet" href="assets/katex/katex.min.css">'
-        mermaid = '<script src="assets/mermaid/mermaid.min.js" defer></script>'
         fill = dict(name=self.name, title=esc(self.title), promise=esc(self.promise),
                     body=self.body, site=esc(site), git=cfg['git_url'], year=cfg['copyright'],
                     full_title=esc(full_title), nav=self.navigation(pages), toc=''.join(entries),
                     links=''.join(f'<a href="{u}">{t}</a>' for u,t in self.links),
                     prev=self.neighbour(pages, i-1, 'prev', '← {}'),
                     next=self.neighbour(pages, i+1, 'next', '{} →'),
-                    katex=katex if 'class="katex' in self.body else '',
-                    mermaid=mermaid if 'class="mermaid"' in self.body else '')
+                    katex=katex if 'class="katex' in self.body else '')
         return re.sub(r'\{\{(\w+)\}\}', lambda m: fill[m[1]], template)
 
 def lesson_page(nb, writer):
@@ -201,9 +192,6 @@ def build(site):
     found = [row for p in pages for row in p.sections(maths.as_tex(p.body))]
     index = json.dumps(found, ensure_ascii=False, separators=(',', ':'))
     write(site/'assets'/'search.js', f'window.SEARCH = {index}\n')
-    if any('class="mermaid"' in p.body for p in pages):
-        files = npm('mermaid', r'(dist/mermaid\.min\.js|LICENSE)')
-        for name,data in files.items(): write(site/'assets'/'mermaid'/Path(name).name, data)
     bodies = maths.set([p.body for p in pages], site/'assets'/'katex')
     for p,body in zip(pages, bodies, strict=True): p.body = body
     template = (here/'page.html').read_text(encoding='utf-8')

@@ -5,7 +5,6 @@ from pathlib import Path
 from urllib.parse import unquote
 from fastcore.docments import docments
 from markdown_it import MarkdownIt
-from mdit_py_plugins.container import container_plugin
 from mdit_py_plugins.dollarmath import dollarmath_plugin
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
@@ -17,8 +16,6 @@ blob = f"{cfg['git_url']}/blob/{cfg['branch']}"
 google = 'https://colab.research.google.com'
 colab = f"{google}/github/{cfg['user']}/{cfg['repo']}/blob/{cfg['branch']}"
 badge_svg = f'{google}/assets/colab-badge.svg'
-# callouts, and GitHub's names for them
-alerts = {name: name.upper() for name in ('note', 'tip', 'warning', 'important', 'caution')}
 
 # ---- notebooks ----
 
@@ -123,21 +120,16 @@ class Writer:
         self.md = self.parser()
 
     def parser(self):
-        "Markdown with formulas, callouts and highlighted code"
+        "Markdown with formulas and highlighted code"
         def formula(tex, options): return self.maths(tex, options['display_mode'])
-        def callout(_, *args): return self.callout(*args)
         md = MarkdownIt('commonmark', {'html': True}).enable(['table', 'strikethrough'])
         md.use(dollarmath_plugin, allow_space=False, allow_digits=False, double_inline=True,
                renderer=formula)
-        for k in alerts:
-            def opens(params, _, k=k): return bool(re.match(rf'\s*\{{\.callout-{k}\b', params))
-            md.use(container_plugin, f'callout-{k}', render=callout, validate=opens)
         md.add_render_rule('fence', lambda _, ts, i, *a: self.fence(ts[i]))
         return md
 
     def fence(self, t):
         lang = t.info.strip().split(' ')[0].strip('{}')
-        if lang == 'mermaid': return f'<pre class="mermaid">{html.escape(t.content)}</pre>\n'
         return code_html(t.content, lang or 'text')
 
     def anchor(self, s):
@@ -182,11 +174,8 @@ class Writer:
 
     def markdown(self, src):
         "Markdown to HTML: anchors on headings, links to our pages, our names in backticks linked"
-        tokens, opened = self.md.parse(src), []
+        tokens = self.md.parse(src)
         for i,t in enumerate(tokens):
-            if t.type.startswith('container_callout'):
-                if t.nesting > 0: opened.append(self.callout_title(t, tokens[i+1:i+4]))
-                t.meta = opened[-1] if t.nesting > 0 else opened.pop()
             if t.type == 'heading_open':
                 label = tokens[i+1].content
                 t.attrSet('id', self.anchor(re.sub(r'[`*$\\]', '', label)))
@@ -194,25 +183,7 @@ class Writer:
                     self.toc.append((int(t.tag[1]), t.attrGet('id'), re.sub(r'[`*$]', '', label)))
             if t.children: self.inline(t)
             if t.type == 'html_block': t.content = self.raw(t.content)
-        return self.md.renderer.render([t for t in tokens if t.type != 'gone'], self.md.options, {})
-
-    def callout_title(self, t, after):
-        "Title of a callout, from its options or from a heading at its top; and is it folded?"
-        named = re.search(r'title="([^"]*)"', t.info)
-        kind = re.search(r'callout-(\w+)', t.info)[1]
-        title = html.escape(named[1]) if named else kind.capitalize()
-        if not named and after and after[0].type == 'heading_open':
-            title = self.md.renderer.renderInline(after[1].children, self.md.options, {})
-            for u in after: u.type, u.children = 'gone', []
-        return dict(title=title, fold='collapse="true"' in t.info)
-
-    def callout(self, tokens, i, *args):
-        t, fold = tokens[i], tokens[i].meta['fold']
-        if t.nesting < 0: return '</div></details>\n' if fold else '</div></div>\n'
-        tag, name = ('details', 'summary') if fold else ('div', 'p')
-        kind = re.search(r'callout-(.*?)[ }]', t.info)[1]
-        title = f'<{name} class="name">{t.meta["title"]}</{name}>'
-        return f'<{tag} class="callout {kind}">{title}<div>'
+        return self.md.renderer.render(tokens, self.md.options, {})
 
     def inline(self, t):
         "Mend links and pictures in a line of text, and link names of ours"

@@ -16,13 +16,15 @@ nbs_dir = root/cfg['nbs_path']
 # The package's modules in the one order of their imports: each imports only from those before it.
 # Lessons are slm_scratch.<name>, the others slm_scratch.engine.<name>; tests/test_package.py reads
 # every import against it.
-order = ('files', 'entries', 'tokenizer', 'gpt2', 'encode', 'vocab', 'grammar', 'tales', 'data',
-         'encodings', 'texts', 'download', 'inputs', 'corpus', 'prepare', 'attention', 'config',
-         'model', 'variants', 'sizes', 'parts', 'weights', 'hf_tokenizer', 'huggingface',
-         'formats', 'kernels', 'int8', 'box', 'changes', 'device', 'signatures', 'streaming',
-         'generate', 'fast', 'lens', 'loss', 'optim', 'distributed', 'memorization', 'evaluate',
+order = ('files', 'entries', 'guards', 'tokenizer', 'gpt2', 'encode', 'vocab', 'grammar',
+         'tales', 'data', 'encodings', 'texts', 'download', 'inputs', 'corpus', 'prepare',
+         'attention', 'config', 'model', 'variants', 'sizes', 'parts', 'weights', 'hf_tokenizer',
+         'huggingface', 'formats', 'kernels', 'int8', 'box', 'changes', 'device', 'signatures',
+         'streaming', 'limits', 'generate', 'fast', 'lens', 'loss', 'optim', 'distributed',
+         'memorization', 'evaluate', 'figures_model', 'figures_attention', 'figures_tokenizer',
          'figures_train', 'outputs', 'run', 'progress', 'checks', 'report', 'trainer', 'train',
-         'exercises', 'answers_train', 'live', 'options', 'shell', 'cli', 'demo')
+         'exercises', 'answers_model', 'answers_attention', 'answers_data', 'answers_tokenizer',
+         'answers_train', 'answers_generate', 'live', 'options', 'shell', 'cli', 'demo')
 lesson_modules = ('tokenizer', 'data', 'attention', 'model', 'generate', 'train')
 
 def text(s): return ''.join(s) if isinstance(s, list) else s

@@ -10,9 +10,7 @@ import json
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
-import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 from fastcore.basics import patch
 from .files import as_path
 from .int8 import quantize_rows

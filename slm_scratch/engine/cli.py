@@ -174,7 +174,7 @@ def _newest_model():
 def load_model(
     model=None, # as for `model_file`, or the name of a model in the box; None: the newest run
     device=None, # where to put it
-) -> SmallLanguageModel:
+) -> SmallLanguageModel: # in evaluation mode
     "A trained model: one that is named, or the newest, or with no run here the one in the box"
     if model is None: model = _newest_model()
     if model is None:

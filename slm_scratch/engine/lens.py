@@ -100,7 +100,7 @@ def plot_surprise(
 ): # the figure
     "Texts whose tokens are coloured by their probability: expected ones blue, surprises orange"
     from matplotlib.colors import LinearSegmentedColormap
-    colours = LinearSegmentedColormap.from_list('surprise', ['C0', 'C3', 'C1'])
+    colours = LinearSegmentedColormap.from_list('surprise', ['C0', '#808488', 'C1'])
     blocks = {title: _lay_out(model, prompt, g, width) for title, g in generations.items()}
     ax = _sheet(width, sum(spots[-1][1] + 3 for spots in blocks.values()) + 1)
     mono = dict(family='monospace', fontsize=72*_LETTER/.602, va='center') # 0.602 em a letter

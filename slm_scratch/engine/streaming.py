@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PORTION', 'TextStreamer', 'Generation', 'Sequence', 'RowUniforms', 'unused_token_mask', 'used_tokens', 'as_prompts',
-           'as_prompt', 'as_stop_strings', 'encode_prompts', 'prompt_contexts', 'prompt_context']
+           'as_prompt', 'as_stop_strings', 'encode_prompts', 'prompt_contexts', 'prompt_context', 'make_sequences']
 
 # %% ../../nbs/engine/streaming.ipynb #b1a2016f
 import codecs, os, warnings
@@ -227,3 +227,27 @@ def prompt_context(
 ) -> list: # ids
     "What the model reads of a single prompt"
     return prompt_contexts(model, encode_prompts(model, [as_prompt(prompt)]), start)[0]
+
+# %% ../../nbs/engine/streaming.ipynb #6beb4362
+def _first_seeds(config, n):
+    "The seed of the first text of each of `n` prompts"
+    if config.seed is not None or config.temperature == 0: return [config.seed]*n
+    return torch.randint(2**62, (n,), device='cpu').tolist()
+
+# %% ../../nbs/engine/streaming.ipynb #46c3eb54
+def make_sequences(
+    model, # gives the tokenizer
+    prompts:list, # of str
+    prompt_ids:list, # from `encode_prompts`
+    contexts:list, # from `prompt_contexts`
+    config, # a `GenerationConfig`
+) -> list: # of `Sequence`: `num_samples` in a row for each prompt
+    "A text in the making for each prompt and sample"
+    eot = model.tokenizer.eot if config.stop_at_eot else None
+    seeds, sequences = _first_seeds(config, len(prompts)), []
+    for prompt, ids, context, seed in zip(prompts, prompt_ids, contexts, seeds):
+        for j in range(config.num_samples or 1):
+            own = None if seed is None else seed + j
+            out = TextStreamer(model.tokenizer, config.stop)
+            sequences.append(Sequence(prompt, context, config.limit(len(ids)), own, out, eot))
+    return sequences

@@ -1,26 +1,10 @@
-// Theme, menu, copy buttons, diagrams, the table of contents' place, and search. No library but Mermaid, and no server: it works from a folder.
+// Theme, menu, copy buttons, the table of contents' place, and search. No library, and no server: it works from a folder.
 const $ = id => document.getElementById(id), root = document.documentElement
 const isDark = () => root.dataset.theme ? root.dataset.theme == 'dark' : matchMedia('(prefers-color-scheme: dark)').matches
 
-// Diagrams, drawn again when the theme changes or the window turns
-const diagrams = [...document.querySelectorAll('pre.mermaid')].map(e => [e, e.textContent])
-async function draw() {
-  if (!diagrams.length || !window.mermaid) return
-  const css = getComputedStyle(root), color = name => css.getPropertyValue('--' + name).trim()
-  mermaid.initialize({startOnLoad: false, theme: 'base', fontFamily: 'inherit', themeVariables: {
-    darkMode: isDark(), background: color('page'), primaryColor: color('box'), primaryBorderColor: color('note'), primaryTextColor: color('ink'),
-    secondaryColor: color('code'), tertiaryColor: color('code'), lineColor: color('soft'), edgeLabelBackground: color('page')}})
-  for (const [e, src] of diagrams) { e.removeAttribute('data-processed'); e.textContent = e.clientWidth < 500 ? src.replace(/\b(flowchart|direction) LR/g, '$1 TB') : src } // on a phone from top to bottom
-  await mermaid.run({nodes: diagrams.map(d => d[0])})
-  for (const [e] of diagrams) { const svg = e.querySelector('svg'); svg.style.minWidth = `${Math.min(.65 * svg.viewBox.baseVal.width, Math.max(e.clientWidth, 560))}px` } // on a phone it scrolls
-}
-draw()
-matchMedia('(prefers-color-scheme: dark)').addEventListener('change', draw)
-matchMedia('(max-width: 532px)').addEventListener('change', draw)
 $('theme').onclick = () => {
   root.dataset.theme = isDark() ? 'light' : 'dark'
   try { localStorage.theme = root.dataset.theme } catch {}
-  draw()
 }
 $('menu').onclick = () => $('menu').setAttribute('aria-expanded', $('pages').classList.toggle('open'))
 
