@@ -270,7 +270,6 @@ bad_generate = {
     'no prompt': (['--model', 'run'], ['PROMPT is missing']),
     'two prompts': (['two', 'words', '--model', 'run'], ['words', 'quotation marks']),
     'no model': (['x', '--model', 'nowhere.pth'], ['nowhere.pth']),
-    'no run': (['x'], ['slm-train', '--model']),
     'empty model': (['x', '--model', ''], ['--model']),
     'a folder': (['x', '--model', 'parts'], ['parts', 'model.pth']),
     'not a model': (['x', '--model', 'not_a_model.pth'], ['not_a_model.pth']),

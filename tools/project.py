@@ -21,9 +21,9 @@ order = ('files', 'entries', 'guards', 'tokenizer', 'gpt2', 'encode', 'vocab', '
          'attention', 'config', 'model', 'variants', 'sizes', 'parts', 'weights', 'hf_tokenizer',
          'huggingface', 'formats', 'kernels', 'int8', 'box', 'changes', 'device', 'signatures',
          'streaming', 'limits', 'generate', 'fast', 'lens', 'loss', 'optim', 'distributed',
-         'memorization', 'evaluate', 'figures_model', 'figures_attention', 'figures_tokenizer',
+         'memorization', 'evaluate', 'figures_tokenizer', 'figures_attention', 'figures_model',
          'figures_train', 'outputs', 'run', 'progress', 'checks', 'report', 'trainer', 'train',
-         'exercises', 'answers_model', 'answers_attention', 'answers_data', 'answers_tokenizer',
+         'exercises', 'answers_tokenizer', 'answers_data', 'answers_attention', 'answers_model',
          'answers_train', 'answers_generate', 'live', 'options', 'shell', 'cli', 'demo')
 lesson_modules = ('tokenizer', 'data', 'attention', 'model', 'generate', 'train')
 
