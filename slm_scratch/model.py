@@ -36,7 +36,7 @@ class ModelConfig(FieldMapping):
 
     def __post_init__(self):
         for f in fields(self):
-            plain = plain_field(f.default, getattr(self, f.name)) # no number of numpy's or torch's
+            plain = plain_field(f.default, getattr(self, f.name)) # as a plain Python value
             object.__setattr__(self, f.name, plain)
         problems = config_problems(self)
         if problems:
@@ -137,7 +137,7 @@ class Block(nn.Module):
 # %% ../nbs/03_model.ipynb #05e52a39
 def init_weights(model:nn.Module, # changed in place
                  n_layers:int, # L: the stream is added to 2·L times
-                 std:float=.02, # spread of an ordinary matrix
+                 std:float=.02, # standard deviation of an ordinary matrix
                 ) -> None:
     "GPT-2's start: normal with `std`, or std/√(2L) if a matrix writes to the stream; biases 0"
     for name, p in model.named_parameters():
