@@ -270,9 +270,9 @@ def loop(self:LanguageModelTrainer) -> None:
     def sync():
         signal = self.stop_request.signal
         self.stopped = progress.sync_clock_and_stop(self.group, signal, self.out_dir)
+    sync()
+    if not self.history: self.log(evaluate=True, sample=bool(c.sample_every))
     with progress_bar(progress, self.verbose) as bar:
-        sync()
-        if not self.history: self.log(evaluate=True, sample=bool(c.sample_every))
         while not progress.done and not self.stopped:
             began = self.clock()
             loss, norm = self.train_step()

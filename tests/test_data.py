@@ -1,10 +1,12 @@
 "The story grammar and its checker; token files: whole, of the right vocabulary, and checked."
+import io
 import numpy as np
 import pytest
+from slm_scratch.engine.entries import replace_surrogates
 from slm_scratch.engine.grammar import TaleGrammar
 from slm_scratch.engine.tales import check_tale, is_validation, tale_grammar, tales
 from slm_scratch.data import NGram, TokenDataset, counting_baseline, get_batch, is_token_file
-from slm_scratch.data import steps_per_epoch, verify_tokens
+from slm_scratch.data import encode_to_file, steps_per_epoch, token_dtype, verify_tokens
 from slm_scratch.tokenizer import Tokenizer
 
 stories = [t.text for t in tales(40)]
@@ -130,3 +132,23 @@ def test_problems_of_a_grammar(change, message):
                   words=dict(thing='kite'))
     for part, new in change.items(): source[part] = source[part] | new
     with pytest.raises(ValueError, match=message.replace('{', r'\{')): TaleGrammar(source)
+
+tricky = ['A fox.', 'Not <|endoftext|> here.', ' <|endof', 'text|> ', 'x', '\n\nZoë!\n\nZoë!']
+
+@pytest.mark.parametrize('texts', [
+    tricky, tricky[2:], ['fox \ud83e!', 'her'], ['fox' + '\n'*500_000 + 'her', 'x'], []],
+    ids=['end-of-text', 'from its middle', 'half a character', 'line breaks', 'nothing'])
+def test_encoding_is_that_of_one_document_after_the_other(texts, tok):
+    encoded = [[*tok.encode(text), tok.eot] for text in texts]
+    stream = io.BytesIO()
+    rows = encode_to_file(texts, tok, stream)
+    ids = np.frombuffer(stream.getvalue(), token_dtype(tok.vocab_size)).tolist()
+    assert ids == [tok.eot] + [i for document in encoded for i in document]
+    assert rows['tokens'].tolist() == [len(document) for document in encoded]
+    sizes = [len(replace_surrogates(text).encode('utf-8')) for text in texts]
+    assert rows['bytes'].tolist() == sizes
+
+def test_a_closed_set_says_so(saved, tok):
+    mapped = TokenDataset.load(saved[1], tok, ram_limit=0)
+    mapped.close()
+    with pytest.raises(ValueError, match='closed'): len(mapped)

@@ -1,6 +1,6 @@
 """Configs as people write them, models that their owner changed, and checkpoint folders as people
 have them."""
-import copy
+import copy, math
 from dataclasses import asdict, replace
 from enum import IntEnum
 from fractions import Fraction
@@ -8,7 +8,7 @@ import numpy as np
 import pytest, torch
 from torch import nn
 from torch.nn import functional as F
-from slm_scratch import MODEL_CONFIG, ModelConfig, SmallLanguageModel, Tokenizer
+from slm_scratch import MODEL_CONFIG, PRESETS, ModelConfig, SmallLanguageModel, Tokenizer
 from slm_scratch.engine.variants import POSITIONS
 from slm_scratch.engine.weights import replaced_parts
 from slm_scratch.engine.huggingface import read_safetensors, write_safetensors
@@ -263,3 +263,26 @@ def test_onnx_refuses_int8_and_meta(own, tmp_path):
     pytest.importorskip('onnx')
     for m, says in ((small(own).quantize(), 'int8'), (small(own).to('meta'), 'meta')):
         with pytest.raises(ValueError, match=says): m.save_onnx(tmp_path/'m.onnx')
+
+def test_dropout_is_noise_in_training_only(own):
+    noisy, x = small(own, dropout=.5), torch.randint(own.vocab_size, (2, 7))
+    noisy.train()
+    assert not torch.allclose(noisy(x), noisy(x))
+    noisy.eval()
+    assert torch.equal(noisy(x), noisy(x))
+
+def test_first_weights():
+    "0.02 for an ordinary matrix, less for those that write to the stream, biases 0"
+    torch.manual_seed(0)
+    model = SmallLanguageModel(ModelConfig(vocab_size=3000, d_model=192, n_heads=6, n_layers=6))
+    scaled = .02/math.sqrt(2*6)
+    for name, p in model.named_parameters():
+        if name.endswith('bias'): assert p.abs().max() == 0, name
+        if p.ndim < 2: continue
+        want = scaled if name.endswith('proj.weight') else .02
+        assert abs(p.std().item() - want) < .02*want, name
+
+def test_presets(own):
+    tiny = SmallLanguageModel.preset('tiny', own)
+    assert tiny.config == replace(PRESETS['tiny'], vocab_size=own.vocab_size)
+    with pytest.raises(ValueError, match='tiny, small, medium'): SmallLanguageModel.preset('huge')
