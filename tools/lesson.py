@@ -26,6 +26,12 @@ def plain(s):
 
 def slug(s): return re.sub(r'[^\w]+', '-', s.lower()).strip('-')
 
+def output_html(t):
+    "Text that a cell printed; prose, whose lines are long, is wrapped"
+    if not t.strip(): return ''
+    wrap = ' prose' if max(map(len, t.splitlines())) > 120 else ''
+    return f'<pre class="out{wrap}">{html.escape(t)}</pre>'
+
 class Cell:
     "A cell of a notebook: its source without directives, and the directives"
     def __init__(self, c):
@@ -243,13 +249,13 @@ class Writer:
             return f'<pre class="out error">{html.escape(traceback)}</pre>'
         if 'text' in o:
             t = plain(text(o['text'])).strip('\n')
-            return f'<pre class="out">{html.escape(t)}</pre>' if t.strip() else ''
+            return output_html(t)
         if 'image/svg+xml' in d: return f'<figure>{text(d["image/svg+xml"])}</figure>'
         if 'image/png' in d: return self.figure(base64.b64decode(text(d['image/png'])), c)
         if 'text/markdown' in d: return self.markdown(text(d['text/markdown']))
         if 'text/html' in d: return f'<div class="html">{text(d["text/html"])}</div>'
         t = plain(text(d.get('text/plain', '')))
-        return f'<pre class="out">{html.escape(t)}</pre>' if t.strip() else ''
+        return output_html(t)
 
     def body(self, nb):
         "The page of a notebook, below its title"

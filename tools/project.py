@@ -48,10 +48,12 @@ def read_head(cells):
     return head[2:].strip(), promise, others.strip('\n')
 
 def notebook_files():
-    "Every notebook below `nbs/` that is not hidden: the index, the lessons, then the folders"
+    "Every notebook below `nbs/` that is not hidden: the index, the lessons, the rooms in order"
     hidden = lambda p: any(part.startswith(('.', '_')) for part in p.relative_to(nbs_dir).parts)
-    order = lambda p: (len(p.relative_to(nbs_dir).parts), p.stem != 'index', p.as_posix())
-    return sorted((p for p in nbs_dir.rglob('*.ipynb') if p.is_file() and not hidden(p)), key=order)
+    def place(p):
+        room = order.index(p.stem) if p.parent != nbs_dir and p.stem in order else len(order)
+        return len(p.relative_to(nbs_dir).parts), p.stem != 'index', room, p.as_posix()
+    return sorted((p for p in nbs_dir.rglob('*.ipynb') if p.is_file() and not hidden(p)), key=place)
 
 def notebook_paths(warn=False):
     "The project's notebooks; a scratch notebook is left out, and with `warn` named on stderr"
