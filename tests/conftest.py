@@ -51,6 +51,15 @@ def empty(tmp_path):
     d.mkdir()
     return d
 
+@pytest.fixture(scope='module')
+def single_thread():
+    "Torch uses one thread: sums come out the same only in the same order"
+    import torch
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
 # ---- notebooks: started with the session on one core; at the end they get all cores ----
 
 def pytest_collection_modifyitems(items):

@@ -5,8 +5,9 @@ import pytest
 from slm_scratch.engine.entries import replace_surrogates
 from slm_scratch.engine.grammar import TaleGrammar
 from slm_scratch.engine.tales import check_tale, is_validation, tale_grammar, tales
-from slm_scratch.data import NGram, TokenDataset, counting_baseline, get_batch, is_token_file
-from slm_scratch.data import encode_to_file, steps_per_epoch, token_dtype, verify_tokens
+from slm_scratch.data import NGram, TokenDataset, counting_baseline, get_batch, steps_per_epoch
+from slm_scratch.data import token_dtype
+from slm_scratch.engine.token_file import encode_to_file, is_token_file, verify_tokens
 from slm_scratch.tokenizer import Tokenizer
 
 stories = [t.text for t in tales(40)]

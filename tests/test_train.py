@@ -28,13 +28,7 @@ from slm_scratch.train import check_arguments, LanguageModelTrainer, TrainConfig
 TEXTS = [t.text for t in tales(16)]
 EOT = '\n<|endoftext|>\n'
 
-@pytest.fixture(scope='module', autouse=True)
-def one_thread():
-    "Sums come out the same only in the same order"
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures('single_thread')
 
 @pytest.fixture(scope='module')
 def tok(): return Tokenizer.train(TEXTS, 300)

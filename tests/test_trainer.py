@@ -27,13 +27,7 @@ TEXTS = [t.text for t in tales(40)]
 tok = Tokenizer.train(TEXTS, 400)
 CONFIG = ModelConfig(vocab_size=tok.vocab_size, d_model=24, n_heads=2, n_layers=2, max_seq_len=48)
 
-@pytest.fixture(scope='module', autouse=True)
-def one_thread():
-    "Sums come out the same only in the same order"
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures('single_thread')
 
 @pytest.fixture(scope='module')
 def pair(): return prepare(TEXTS, tok, progress=False)

@@ -14,7 +14,8 @@ from .files import as_path, fingerprint_of
 from ..tokenizer import Tokenizer
 from .entries import check_document
 from .tales import tales, write_tale
-from ..data import MMAP_THRESHOLD, TokenDataset, is_token_file
+from ..data import TokenDataset
+from .token_file import MMAP_THRESHOLD, is_token_file
 from .texts import Notes, file_documents, report
 from .download import CORPORA, corpus_file, library_files, source_documents
 from .inputs import RECORD, TOKEN_FILES, as_list, as_paths, stamp_files

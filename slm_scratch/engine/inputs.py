@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from .files import as_path
 from .entries import check_document
-from ..data import is_token_file
+from .token_file import is_token_file
 from .download import CORPORA
 
 # %% ../../nbs/engine/inputs.ipynb #cbd0d191

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 import torch
 from .files import verify_file
-from ..data import is_token_file
+from .token_file import is_token_file
 from .inputs import RECORD, TOKEN_FILES
 
 # %% ../../nbs/engine/outputs.ipynb #5a5c7df6

@@ -13,8 +13,9 @@ import numpy as np
 from tqdm import tqdm
 from .files import as_number, as_path, as_plain, atomic_write, fingerprint_of
 from .files import is_real, is_whole, leftovers
-from ..data import MAGIC, MMAP_THRESHOLD, TokenDataset, encode_to_file, read_header
-from ..data import verify_tokens, write_split
+from ..data import TokenDataset
+from .token_file import MAGIC, MMAP_THRESHOLD, encode_to_file, read_header
+from .token_file import verify_tokens, write_split
 from .inputs import RECORD, TOKEN_FILES
 from .corpus import RECORD_FORMAT, Tales, TokenFiles, read_record, resolve
 

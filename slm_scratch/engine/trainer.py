@@ -48,16 +48,6 @@ def set_up(self:TrainerBase,
     limit = self.model.config.max_seq_len
     T = c.block_size or choose_block_size(len(self.data), c.batch_size, limit)
     widened = widen(self.model)
-    self._place()
-    self._begin(T)
-    say(describe(c, self.model.config, self.progress, self.plan, len(self.data), group.world,
-                 self.out_dir, widened))
-
-# %% ../../nbs/engine/trainer.ipynb #9134374e
-@patch
-def _place(self:TrainerBase):
-    "Weights and optimizers, on the device, in the precision that was chosen"
-    c, group = self.config, self.group
     self.placed = Placement(self.model, group, c.shard)
     self.model = self.placed.model
     self.plan = DevicePlan(self.device, group.broadcast(choose_precision(self.device, c.precision)))
@@ -65,12 +55,6 @@ def _place(self:TrainerBase):
     rates = c.learning_rate, c.weight_decay
     self.optimizers = make_optimizers(self.model, c.optimizer, *rates, muon)
     self.net = self.placed.network(c.compile)
-
-# %% ../../nbs/engine/trainer.ipynb #cc30ae82
-@patch
-def _begin(self:TrainerBase, block_size):
-    "Step 0, or the step at which the run in the folder was saved; and how far it goes"
-    c, group, T = self.config, self.group, block_size
     self.history = History()
     self.progress = Progress(c.batch_size*c.grad_accum*group.world, T,
                              steps_per_epoch(self.data, 1, T), self.clock)
@@ -79,10 +63,12 @@ def _begin(self:TrainerBase, block_size):
     self.run_config = run_config(self.model, self.meta, (self.data, self.valid), arguments)
     if state := self.run.resume(self.run_config, c.resume):
         self.load_state(state)
-        self.run.say(f'going on at step {self.step} of the run in {self.out_dir}')
+        say(f'going on at step {self.step} of the run in {self.out_dir}')
     self.progress.limit(c.epochs, c.max_steps, c.max_minutes)
     if self.step and self.progress.done and group.is_main:
         tqdm.write(nothing_left(c, self.progress, self.out_dir))
+    say(describe(c, self.model.config, self.progress, self.plan, len(self.data), group.world,
+                 self.out_dir, widened))
 
 # %% ../../nbs/engine/trainer.ipynb #e43b8c69
 @patch
