@@ -6,6 +6,7 @@ import nbformat, pytest
 from conftest import cfg, nb_name, nbs, root, run
 from machines import by_length, run_notebook
 from project import default_exp, is_lesson
+from run_nbs import execute
 
 answers = re.compile(r'<details>.*?(?:```python\n(.*?)```|`(return .*?)`).*?</details>', re.S)
 
@@ -119,3 +120,23 @@ def test_machines_can_be_chosen(tmp_path):
     def refused(*args): return run(sys.executable, tool, *args, ok=False).stderr
     assert 'no such setting: abacus' in refused('--settings', 'abacus')
     assert 'no such notebook: 99_magic' in refused('99_magic', '--settings', 'bare')
+
+# lines that draw the first picture of a kernel
+FIRST_PICTURES = {
+    'plot_surprise': """
+from slm_scratch import SmallLanguageModel
+from slm_scratch.engine.lens import plot_surprise
+model = SmallLanguageModel.from_pretrained('tales-tiny')
+plot_surprise(model, 'A', {'a': model.generate('A', max_new_tokens=2, seed=0, log_probs=True)});""",
+    'History.plot': """
+from slm_scratch.engine.report import History
+History([dict(step=i, loss=1., learning_rate=.1, grad_norm=1.) for i in (1, 2)]).plot()"""}
+
+@pytest.mark.parametrize('name', FIRST_PICTURES)
+def test_pictures_are_shown_after_the_first_one(name, tmp_path):
+    "A backend that begins inside a style ends with it, and no later picture of the kernel is shown"
+    v = nbformat.v4
+    lines = FIRST_PICTURES[name], 'import matplotlib.pyplot as plt\nplt.plot([1, 2]);'
+    nbformat.write(v.new_notebook(cells=[v.new_code_cell(l) for l in lines]), tmp_path/'a.ipynb')
+    shown, _ = execute(tmp_path/'a.ipynb')
+    for cell in shown.cells: assert any('image/png' in o.get('data', {}) for o in cell.outputs), name

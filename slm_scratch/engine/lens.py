@@ -84,9 +84,8 @@ _LETTER = .08 # inches
 def _sheet(width, n_lines):
     "Empty axes that count letters and lines"
     import matplotlib.pyplot as plt
-    with plt.rc_context({'figure.constrained_layout.use': False}):
-        fig, ax = plt.subplots(figsize=(_LETTER*(width + 10), n_lines*.18))
-        fig.subplots_adjust(left=0, right=1, bottom=0, top=1)
+    fig, ax = plt.subplots(figsize=(_LETTER*(width + 10), n_lines*.18), layout='none')
+    fig.subplots_adjust(left=0, right=1, bottom=0, top=1)
     ax.set(xlim=(-1, width + 9), ylim=(n_lines - .3, -1))
     ax.axis('off')
     return ax
