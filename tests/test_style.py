@@ -189,6 +189,8 @@ def test_outputs(nb):
         said = text(o.get('text', '')) + ''.join(rich)
         assert not machine.search(said), said[:500]
     pictures = [o for o in outs if 'image/png' in o.get('data', {})]
+    for o in pictures: # ink so light that JupyterLab puts black behind it, on a white page, too
+        assert o['metadata'].get('image/png', o['metadata']).get('needs_background') != 'dark'
     assert nb not in numbered or pictures, 'no picture'
 
 values = (ast.Name, ast.BinOp, ast.Tuple, ast.List, ast.Dict, ast.Subscript, ast.JoinedStr)

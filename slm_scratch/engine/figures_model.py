@@ -8,7 +8,7 @@ __all__ = ['BLUE', 'ORANGE', 'GREEN', 'PURPLE', 'PALE', 'INK', 'DARK', 'draw_arc
 # %% ../../nbs/engine/figures_model.ipynb #1817ee59
 BLUE, ORANGE, GREEN, PURPLE = '#3a86c8', '#e07a3f', '#3a9d6e', '#b565a7'
 PALE = {BLUE: '#dcebf7', ORANGE: '#f9e4d8', GREEN: '#dcf0e6', PURPLE: '#f3e3f0'}
-INK, DARK = '#808488', '#22262a'
+INK, DARK = '#787c80', '#22262a'
 
 class _Board:
     "Empty axes of 10 by 10.4 units, and the shapes that are drawn on them"

@@ -99,7 +99,7 @@ def plot_surprise(
 ): # the figure
     "Texts whose tokens are coloured by their probability: expected ones blue, surprises orange"
     from matplotlib.colors import LinearSegmentedColormap
-    colours = LinearSegmentedColormap.from_list('surprise', ['C0', '#808488', 'C1'])
+    colours = LinearSegmentedColormap.from_list('surprise', ['C0', '#787c80', 'C1'])
     blocks = {title: _lay_out(model, prompt, g, width) for title, g in generations.items()}
     ax = _sheet(width, sum(spots[-1][1] + 3 for spots in blocks.values()) + 1)
     mono = dict(family='monospace', fontsize=72*_LETTER/.602, va='center') # 0.602 em a letter
@@ -107,7 +107,7 @@ def plot_surprise(
     for title, spots in blocks.items():
         ax.text(0, top, title, weight='bold', va='center')
         for x, y, text, nats in spots: # none: not drawn by the model; e⁻⁴ and less is a surprise
-            colour = '#808488' if nats is None else colours(min(1., nats/4))
+            colour = '#787c80' if nats is None else colours(min(1., nats/4))
             ax.text(x, top + 1.2 + y, text, color=colour, **mono)
         top += spots[-1][1] + 3
     ax.text(0, top, 'the model expected it', color='C0', va='center')
