@@ -444,6 +444,25 @@ class MemoryTrainer(CallbackTrainer):
         moments = [v for s in states for v in s.values() if v.dim()]
         gradients = [p.grad for p in params]
         MemoryTrainer.held = [local(params), local(gradients), local(moments)]
+        MemoryTrainer.as_torch = as_torch(self.placed)
+
+def as_torch(placed):
+    "Are the gathered weights what PyTorch's own API gathers, and the parts cut from them ours?"
+    from torch.distributed.checkpoint import state_dict as dcp
+    from slm_scratch.engine.distributed import distribute_like, distribute_state_dict
+    from slm_scratch.engine.distributed import find_fully_shard
+    odd = torch.nn.Linear(3, 7) # seven rows for two processes
+    odd.weight.data = torch.arange(21.).view(7, 3) # the same in both
+    rows = odd.weight.detach().clone()
+    find_fully_shard()(odd, mesh=torch.distributed.device_mesh.init_device_mesh('cpu', (2,)))
+    part = distribute_like(rows, odd.weight).to_local()
+    options = dcp.StateDictOptions(full_state_dict=True)
+    reference = dcp.get_model_state_dict(placed.model, options=options)
+    full, mine = placed.full_state_dict(everywhere=True), placed.model.state_dict()
+    parts = distribute_state_dict(reference, mine)
+    gathered = list(full) == list(reference) and all(full[k].equal(v) for k, v in reference.items())
+    cut = all(v.to_local().equal(mine[k].to_local()) for k, v in parts.items())
+    return gathered and cut and part.equal(odd.weight.to_local())
 
 class SkewedTrainer(MemoryTrainer):
     "The second process has another clock, and `facts` give it another speed of bf16"
@@ -454,7 +473,8 @@ class SkewedTrainer(MemoryTrainer):
 def sharded_note(model, error):
     "What a process has after a sharded run"
     trainer = MemoryTrainer.last
-    return dict(held=MemoryTrainer.held, saved=not trainer.run.unsaved, error=error,
+    return dict(held=MemoryTrainer.held, as_torch=MemoryTrainer.as_torch,
+                saved=not trainer.run.unsaved, error=error,
                 precision=trainer.plan.name, training=model.training,
                 model=dict(model.state_dict()),
                 kind=[type(model).__name__, trainer.model is model])
@@ -538,6 +558,10 @@ def test_sharded_halves(sharded_runs):
     total = sum(v.numel() for k, v in one['model'].items() if k != 'lm_head.weight')
     for a, b, whole in zip(one['held'], two['held'], (total, total, 2*total)):
         assert a + b == whole and max(a, b) < .55*whole, (one['held'], two['held'], total)
+
+def test_sharded_as_torch(sharded_runs):
+    "Gathered and cut as `torch.distributed.checkpoint.state_dict` and FSDP2 do it"
+    assert all(n['as_torch'] for name in ('adamw', 'fp16') for n in notes(sharded_runs, name))
 
 def test_sharded_comes_back(sharded_runs):
     "In every process the caller's model is whole again, with the best weights, in evaluation mode"
