@@ -1,5 +1,7 @@
 """Tokens a second of this package beside other engines: one text (or a batch), the default model,
-top-k 50.
+top-k 50. Also the time to the first token (with `--prompt 512` that is a long prompt's pass), and
+the memory that writing takes beyond the loaded model: caches, and copies of weights in the order
+of a kernel.
 
 All engines have the same weights and take turns, so that a busy moment of a shared machine slows
 all of them alike; the table gives the median of their turns. Each has a process of its own, since
@@ -25,6 +27,19 @@ def clock(f):
     t = time.perf_counter()
     f()
     return time.perf_counter() - t
+
+def memory(field='VmRSS'):
+    "Bytes of memory of this process, as Linux counts them: now, or with 'VmHWM' at most; or NaN"
+    status = Path('/proc/self/status')
+    lines = status.read_text(encoding='utf-8').splitlines() if status.exists() else []
+    kilobytes = next((l.split()[1] for l in lines if l.startswith(field + ':')), 'nan')
+    return 1024*float(kilobytes)
+
+def reset_peak():
+    "What `memory('VmHWM')` says begins anew. Returns whether the system can do that"
+    try: Path('/proc/self/clear_refs').write_text('5', encoding='utf-8')
+    except OSError: return False
+    return True
 
 # ---- the engines: each takes the folder, the prompts (lists of ids) and the arguments, and returns
 # a function that draws n tokens ----
@@ -112,12 +127,15 @@ def work(a):
     prompts = json.loads((folder.parent/'prompts.json').read_text(encoding='utf-8'))
     try:
         run = ENGINES[a.work](folder, prompts, a)
+        loaded = memory() if reset_peak() else float('nan')
         run(4)
     except Exception as e:
         say.write(f'{type(e).__name__}: {" ".join(str(e).split())[:90]}\n')
         return
     say.write('ready\n')
-    for line in sys.stdin: say.write(f'{clock(lambda: run(int(line)))}\n')
+    for line in sys.stdin:
+        took = clock(lambda: run(int(line)))
+        say.write(f'{took} {memory("VmHWM") - loaded}\n')
 
 class Worker:
     "The other end of `work`"
@@ -125,11 +143,17 @@ class Worker:
         cmd = [sys.executable, __file__, *argv, '--work', name, '--folder', str(folder)]
         self.p = subprocess.Popen(cmd, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                   stderr=subprocess.DEVNULL, text=True, encoding='utf-8')
-        self.state, self.took = self.p.stdout.readline().strip(), []
-    def turn(self, n):
+        self.state = self.p.stdout.readline().strip()
+        self.took, self.first, self.extra = [], [], None # seconds, seconds, bytes
+    def ask(self, n):
+        "Draw n tokens: seconds"
         self.p.stdin.write(f'{n}\n')
         self.p.stdin.flush()
-        self.took.append(float(self.p.stdout.readline()))
+        took, self.extra = map(float, self.p.stdout.readline().split())
+        return took
+    def turn(self, n):
+        self.first.append(self.ask(1))
+        self.took.append(self.ask(n))
         time.sleep(.3) # its threads spin for a while before they sleep
     def end(self):
         self.p.stdin.close()
@@ -201,10 +225,12 @@ def main():
     print(f'\n{a.preset}: {millions:.1f}M parameters, {a.batch} text(s), {a.tokens} tokens after '
           f'{a.prompt}, top-k {a.top_k}, {a.threads} threads, torch {torch.__version__}; '
           f'median of {a.rounds} turns')
-    print(f'{"":28}{"tok/s":>9}{"ratio":>8}   slowest … fastest turn')
+    print(f'{"":28}{"tok/s":>9}{"ratio":>8}{"first ms":>10}{"extra MB":>10}   slowest … fastest')
     for name, v in sorted(speed.items(), key=lambda o: o[1]):
         slowest, fastest = (a.batch*a.tokens/f(took[name]) for f in (max, min))
-        print(f'{name:28}{v:9.1f}{v/base:8.2f}   {slowest:.1f} … {fastest:.1f}')
+        first, extra = 1e3*median(workers[name].first), workers[name].extra/1e6
+        print(f'{name:28}{v:9.1f}{v/base:8.2f}{first:10.1f}{extra:10.1f}'
+              f'   {slowest:.1f} … {fastest:.1f}')
     for name, m in (('limit of the bus, float32', model), ('limit of the bus, int8', model8)):
         v = a.batch*median(bus)/weight_bytes(m)
         megabytes = weight_bytes(m)/1e6

@@ -20,6 +20,7 @@ from .corpus import read_texts, resolve, TokenFiles
 from .corpus import vocabulary_texts
 from ..model import PRESETS, ModelConfig, SmallLanguageModel
 from .huggingface import BUNDLED
+from .kernels import new_choices
 from .device import choose_device
 from .evaluate import evaluate
 from .memorization import MemorizationIndex
@@ -291,3 +292,4 @@ def generate_cli(
             print(piece, end='', flush=True)
         print()
         if report: print(report(''.join(pieces)[len(prompt):]))
+    for line in new_choices(): print(f'measured once on this machine: {line}', file=sys.stderr)

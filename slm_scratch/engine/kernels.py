@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FLOAT_KERNELS', 'MARGIN', 'VARIABLE', 'FAMILIES', 'SMALL', 'plain_matvec', 'transposed_matvec', 'bit_sums',
            'transposed_copy', 'seconds_of', 'fastest', 'machine_key', 'choices_file', 'asked_kernel', 'choose_kernel',
-           'kernel_choices', 'float_kernel', 'compile_linear']
+           'kernel_choices', 'new_choices', 'float_kernel', 'compile_linear']
 
 # %% ../../nbs/engine/kernels.ipynb #edf86bbf
 import functools, json, os, platform, time
@@ -120,10 +120,14 @@ def _read_choices():
 
 # %% ../../nbs/engine/kernels.ipynb #41b06c0a
 _choices = {} # (machine, shape) → {'kernel': a name, 'reason': why}
+_unreported = [] # lines about what this process has measured
+
+def _line(key, choice): return f'{key}: {choice["kernel"]} ({choice["reason"]})'
 
 def _remember(machine, key, choice):
     "Keep a choice in this process, and in the file if it can be written"
     _choices[machine, key] = choice
+    _unreported.append(_line(key, choice))
     with suppress(OSError, ValueError): # a folder that cannot be written, or no home at all
         found = _read_choices()
         found.setdefault(machine, {})[key] = choice
@@ -186,7 +190,13 @@ def kernel_choices() -> list: # of str, one line for each shape
     machine = machine_key()
     found = _read_choices().get(machine, {})
     found |= {key: choice for (m, key), choice in _choices.items() if m == machine}
-    return [f'{key}: {c["kernel"]} ({c["reason"]})' for key, c in sorted(found.items())]
+    return [_line(key, choice) for key, choice in sorted(found.items())]
+
+def new_choices() -> list: # of str, as from `kernel_choices`
+    "What has been measured in this process since the last call, so that a program can say it once"
+    lines = list(_unreported)
+    _unreported.clear()
+    return lines
 
 # %% ../../nbs/engine/kernels.ipynb #2f7c3645
 def float_kernel(
