@@ -23,6 +23,7 @@ from .huggingface import BUNDLED
 from .kernels import new_choices
 from .device import choose_device
 from .evaluate import evaluate
+from .scorecard import scorecard, verdict
 from .memorization import MemorizationIndex
 from ..train import check_arguments, LanguageModelTrainer
 from .options import OptionError, borrow
@@ -197,6 +198,20 @@ def _device(name):
         why, usual = str(e).splitlines()[0][:90], choose_device().type
         raise OptionError('device', name, f'{why}; leave it out to use {usual}') from None
 
+# %% ../../nbs/engine/cli.ipynb #bd10131b
+def _as_json(e, **more):
+    "An `Evaluation` on one line of JSON; what is not finite becomes null"
+    finite = {n: v if v is None or math.isfinite(v) else None for n, v in asdict(e).items()}
+    return json.dumps(finite | more)
+
+def _print_card(net, data, whole, samples, max_documents, block_size):
+    "What `slm-eval --card` prints"
+    if whole: raise OptionError('whole', True, 'leave it out: a card holds the part that training '
+                                'holds out against the part that it sees')
+    made = scorecard(net, data, max_documents or 200, samples, block_size=block_size)
+    print(in_words(made.held_out), made, sep='\n\n')
+    print(_as_json(made.held_out, counting=made.counting, verdict=verdict(made)))
+
 # %% ../../nbs/engine/cli.ipynb #81542cea
 @program(
     borrow(evaluate, skip=['model', 'data', 'batch_tokens'], max_documents=dict(name='documents')),
@@ -205,16 +220,18 @@ def eval_cli(
     model:str, # a model.pth, the folder of a run, or tales-tiny
     data:list='tales', # as for slm-train: files, a folder, prepared tokens, or a corpus
     whole:bool=False, # score all of the text, not only the part that training holds out
+    card:bool=False, # also say how good that is: beside counting, the training part, its own texts
+    samples:int=20, # with --card: write this many texts and look at them; 0 for none
     device:str=None, # such as cpu, cuda, mps [the best there is]
     **kwargs, # of `evaluate`
 ):
     "Score a model on a text: loss, perplexity, bits per byte. The last line is JSON."
     net = load_model(model, _device(device))
+    if card: return _print_card(net, data, whole, samples, **kwargs)
     text = list(read_texts(data, net.tokenizer)) if whole else prepare(data, net.tokenizer)[1]
     e = evaluate(net, text, **kwargs)
     print(in_words(e))
-    finite = {n: v if v is None or math.isfinite(v) else None for n, v in asdict(e).items()}
-    print(json.dumps(finite))
+    print(_as_json(e))
 
 # %% ../../nbs/engine/cli.ipynb #60074da9
 def in_words(
