@@ -1,0 +1,183 @@
+"""Quality for a given time: from raw text to a model in N seconds, tokenizer included, and then its
+bits per byte on text that it has not seen.
+
+    python bench/race.py TEXT.txt                       # 60 seconds, three seeds, two threads
+    python bench/race.py TEXT.txt --seconds 30 240 --only counting ours 'ours, modern'
+    python bench/race.py TEXT.txt --nanogpt CHECKOUT    # karpathy/nanoGPT beside it
+    python bench/race.py TEXT.txt --recipe mine.py:race # a recipe of yours
+
+The protocol: the last twentieth of the documents is held out; all of it is scored, with the model
+as it is at the end. Each run is a process of its own, one after another. The clock starts when a
+recipe is called, after its imports, and stops when it returns; scoring is not counted. A recipe
+that takes more than its time is marked.
+
+A recipe is a function: `recipe(texts, seconds, seed)` gets the training documents and returns a
+function `bits(documents)`, the surprise in bits of held-out documents, all together, each followed
+by an end of text. Counting is a row of every table: a model that has not passed it has learned
+less than a table holds."""
+import argparse, importlib.util, json, math, os, platform, subprocess, sys, tempfile, time
+from pathlib import Path
+from statistics import median
+
+# ---- recipes ----
+
+def _vocabulary(texts, size=4096):
+    "A tokenizer of these texts, and their tokens"
+    from slm_scratch import Tokenizer
+    from slm_scratch.data import TokenDataset
+    tokenizer = Tokenizer.train(texts, size)
+    return tokenizer, TokenDataset.from_texts(texts, tokenizer)
+
+def counting(texts, seconds, seed):
+    "Interpolated Kneser-Ney over 4-grams, the same for every seed"
+    from slm_scratch.data import NGram, TokenDataset
+    tokenizer, data = _vocabulary(texts)
+    table = NGram.train(data.tokens, tokenizer.vocab_size, order=4)
+    def bits(documents):
+        valid = TokenDataset.from_texts(documents, tokenizer)
+        return table.bits_per_byte(valid)*valid.n_bytes
+    return bits
+
+def ours(texts, seconds, seed, **changes):
+    "What `slm-train` does; `changes` are fields of `ModelConfig`"
+    import torch
+    from dataclasses import replace
+    from slm_scratch import LanguageModelTrainer, SmallLanguageModel, evaluate
+    from slm_scratch.engine.cli import SMALL_MODEL, TRAINING, training_arguments
+    began = time.perf_counter()
+    tokenizer, data = _vocabulary(texts)
+    torch.manual_seed(seed)
+    config = replace(SMALL_MODEL, vocab_size=tokenizer.vocab_size, **changes)
+    model = SmallLanguageModel(config, tokenizer)
+    usual = {name: how['default'] for name, how in TRAINING.items() if 'default' in how}
+    limits = dict.fromkeys(('max_steps', 'epochs', 'out_dir'))
+    arguments = training_arguments(limits | usual | dict(max_minutes=1., seed=seed))
+    with tempfile.TemporaryDirectory() as out:
+        left = seconds - (time.perf_counter() - began) - .5 # the last step, and saving
+        arguments |= dict(max_minutes=left/60, out_dir=out, verbose=False)
+        LanguageModelTrainer(model).train((data, None), **arguments)
+    def bits(documents):
+        e = evaluate(model, documents)
+        return e.bits_per_byte*e.n_bytes
+    return bits
+
+def modern(texts, seconds, seed):
+    "The same with the modern block"
+    from slm_scratch.engine.modern import MODERN
+    return ours(texts, seconds, seed, **MODERN | dict(mimetic_init=0.))
+
+def nanogpt(texts, seconds, seed):
+    """nanoGPT's model and optimizer with GPT-2's vocabulary: 256 wide, 4 layers, 8 rows of 256
+    tokens, AdamW at 1e-3, warm-up, and a cosine that ends with the time"""
+    import numpy as np, torch
+    from slm_scratch import Tokenizer
+    sys.path.insert(0, os.environ['RACE_NANOGPT'])
+    from model import GPT, GPTConfig
+    began = time.perf_counter()
+    torch.manual_seed(seed)
+    gpt2 = Tokenizer.gpt2()
+    parts = gpt2.encode_ordinary_batch(texts)
+    ids = torch.tensor(np.concatenate([[*p, gpt2.eot_token] for p in parts]))
+    net = GPT(GPTConfig(block_size=256, vocab_size=50257, n_layer=4, n_head=4, n_embd=256,
+                        dropout=0., bias=True))
+    opt = net.configure_optimizers(.1, 1e-3, (.9, .95), 'cpu')
+    start = time.perf_counter()
+    whole, step = seconds - (start - began) - .5, 0
+    while (spent := (time.perf_counter() - start)/whole) < 1:
+        for group in opt.param_groups:
+            group['lr'] = 1e-3*min(1, spent/.03)*max(.1, .5*(1 + math.cos(math.pi*spent)))
+        at = torch.randint(len(ids) - 257, (8, 1)) + torch.arange(257)
+        opt.zero_grad(set_to_none=True)
+        net(ids[at][:, :-1], ids[at][:, 1:].contiguous())[1].backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.)
+        opt.step()
+        step += 1
+    net.eval()
+    def bits(documents):
+        from slm_scratch.engine.evaluate import sliding_windows
+        total, eot = 0., gpt2.eot_token
+        with torch.no_grad():
+            for text in documents:
+                for x, y in sliding_windows([eot, *gpt2.encode_ordinary(text), eot], 256):
+                    x, y = torch.from_numpy(x)[None], torch.from_numpy(y)[None]
+                    logits = net(x, y)[0][0]
+                    total += torch.nn.functional.cross_entropy(
+                        logits, y[0], ignore_index=-100, reduction='sum').item()
+        return total/math.log(2)
+    return bits
+
+RECIPES = {'counting': counting, 'ours': ours, 'ours, modern': modern, 'nanoGPT': nanogpt}
+
+def find_recipe(name):
+    "A function of this file by its name in the table, or FILE.py:FUNCTION"
+    if name in RECIPES: return RECIPES[name]
+    file, _, function = name.rpartition(':')
+    spec = importlib.util.spec_from_file_location('recipe', file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(module, function)
+
+# ---- the protocol ----
+
+def split(path):
+    "Training documents, and the last twentieth"
+    from slm_scratch.engine.corpus import read_texts
+    texts = list(read_texts(str(path), None))
+    n = max(1, len(texts)//20)
+    return texts[:-n], texts[-n:]
+
+def run(a):
+    "One run, in this process: prints a line of JSON"
+    import torch
+    torch.set_num_threads(a.threads)
+    train, held_out = split(a.text)
+    recipe = find_recipe(a.run)
+    began = time.perf_counter()
+    bits = recipe(train, a.seconds[0], a.seed)
+    took = time.perf_counter() - began
+    n_bytes = sum(len(t.encode('utf-8')) for t in held_out)
+    print(json.dumps(dict(took=took, bits_per_byte=bits(held_out)/n_bytes)))
+
+def start(a, name, seconds, seed):
+    "One run, in a process of its own: what it printed, or None"
+    command = [sys.executable, __file__, a.text, '--run', name, '--seconds', str(seconds),
+               '--seed', str(seed), '--threads', str(a.threads)]
+    env = dict(os.environ, RACE_NANOGPT=a.nanogpt or '', OMP_NUM_THREADS=str(a.threads))
+    done = subprocess.run(command, env=env, capture_output=True, text=True, encoding='utf-8')
+    if done.returncode == 0: return json.loads(done.stdout.splitlines()[-1])
+    print(f'{name}, seed {seed}: {done.stderr.strip().splitlines()[-1][:200]}', file=sys.stderr)
+
+def parse_arguments():
+    ap = argparse.ArgumentParser(description=__doc__,
+                                 formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument('text', help='a text file')
+    ap.add_argument('--seconds', nargs='+', type=float, default=[60.])
+    ap.add_argument('--seeds', type=int, default=3, help='runs of each recipe')
+    ap.add_argument('--threads', type=int, default=2)
+    ap.add_argument('--only', nargs='*', help=f'of {", ".join(RECIPES)}')
+    ap.add_argument('--nanogpt', help='a checkout of karpathy/nanoGPT')
+    ap.add_argument('--recipe', action='append', default=[], help='FILE.py:FUNCTION')
+    ap.add_argument('--run', help=argparse.SUPPRESS)
+    ap.add_argument('--seed', type=int, default=0, help=argparse.SUPPRESS)
+    return ap.parse_args()
+
+def main():
+    a = parse_arguments()
+    if a.run: return run(a)
+    import torch
+    names = a.only or [n for n in RECIPES if n != 'nanoGPT' or a.nanogpt]
+    print(f'{Path(a.text).name}, {a.threads} threads, {platform.machine()} '
+          f'{torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}; '
+          f'bits per byte, median of {a.seeds} seeds (lowest … highest)', flush=True)
+    for seconds in a.seconds:
+        for name in [*names, *a.recipe]:
+            seeds = range(1 if name == 'counting' else a.seeds)
+            runs = [r for s in seeds if (r := start(a, name, seconds, s))]
+            if not runs: continue
+            found, slow = [r['bits_per_byte'] for r in runs], max(r['took'] for r in runs)
+            late = f'   took {slow:.0f} s' if slow > 1.05*seconds + 1 else ''
+            took = f'{median(r["took"] for r in runs):.1f} s'
+            print(f'{seconds:6.0f} s  {name:24}{median(found):8.3f}  '
+                  f'({min(found):.3f} … {max(found):.3f})  {took:>8}{late}', flush=True)
+
+if __name__ == '__main__': main()
