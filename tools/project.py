@@ -16,7 +16,8 @@ nbs_dir = root/cfg['nbs_path']
 # The package's modules in the one order of their imports: each imports only from those before it.
 # Lessons are slm_scratch.<name>, the others slm_scratch.engine.<name>; tests/test_package.py reads
 # every import against it.
-order = ('files', 'entries', 'guards', 'tokenizer', 'gpt2', 'encode', 'vocab', 'grammar',
+order = ('files', 'entries', 'guards', 'byte_order', 'pair_counts', 'tokenizer', 'gpt2', 'encode',
+         'vocab', 'grammar',
          'tales', 'data', 'token_file', 'encodings', 'texts', 'download', 'inputs', 'corpus',
          'prepare', 'attention', 'config', 'model', 'variants', 'sizes', 'parts', 'weights',
          'hf_tokenizer', 'huggingface', 'formats', 'kernels', 'int8', 'box', 'changes',

@@ -59,7 +59,7 @@ def _remove_dead(path):
 
 # %% ../../nbs/engine/download.ipynb #be21597f
 def _fetch(url, path, progress):
-    "Bring a file to `path`; raises `ConnectionError` unless all of it came"
+    "Download a file to `path`; raises `ConnectionError` unless it is complete"
     expected = _size_of(url)
     torch.hub.download_url_to_file(url, str(path), progress=progress)
     size = path.stat().st_size
@@ -73,7 +73,7 @@ def download(
     path, # where it is put
     progress:bool=True, # show a bar?
 ) -> Path: # `path`
-    "Bring a file to `path`, whole or not at all. Raises `ConnectionError`, `OSError` (full disk)"
+    "Download to `path`, whole or not at all. Raises `ConnectionError`, `OSError` (full disk)"
     path = as_path(path)
     part = temporary_name(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ def replace_surrogates(text:str, # any text
 
 # %% ../../nbs/engine/entries.ipynb #3e25c1d8
 def _advice(entry):
-    "How to make a text of something else"
+    "How to make a text from something else"
     if isinstance(entry, Mapping):
         key = next((k for k, v in entry.items() if isinstance(v, str)), 'text')
         return f'take the text out of each row: [row[{key!r}] for row in rows]'
