@@ -76,8 +76,7 @@ def nanogpt(texts, seconds, seed):
     began = time.perf_counter()
     torch.manual_seed(seed)
     gpt2 = Tokenizer.gpt2()
-    parts = gpt2.encode_ordinary_batch(texts)
-    ids = torch.tensor(np.concatenate([[*p, gpt2.eot_token] for p in parts]))
+    ids = torch.tensor(np.concatenate([[*gpt2.encode(t), gpt2.eot] for t in texts]))
     net = GPT(GPTConfig(block_size=256, vocab_size=50257, n_layer=4, n_head=4, n_embd=256,
                         dropout=0., bias=True))
     opt = net.configure_optimizers(.1, 1e-3, (.9, .95), 'cpu')
@@ -95,12 +94,12 @@ def nanogpt(texts, seconds, seed):
     net.eval()
     def bits(documents):
         from slm_scratch.engine.evaluate import sliding_windows
-        total, eot = 0., gpt2.eot_token
+        total, eot = 0., gpt2.eot
         with torch.no_grad():
             for text in documents:
-                for x, y in sliding_windows([eot, *gpt2.encode_ordinary(text), eot], 256):
+                for x, y in sliding_windows([eot, *gpt2.encode(text), eot], 256):
                     x, y = torch.from_numpy(x)[None], torch.from_numpy(y)[None]
-                    logits = net(x, y)[0][0]
+                    logits = net(x, y.clamp_min(0))[0][0] # targets: so all positions
                     total += torch.nn.functional.cross_entropy(
                         logits, y[0], ignore_index=-100, reduction='sum').item()
         return total/math.log(2)
