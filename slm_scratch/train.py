@@ -89,13 +89,13 @@ class TrainConfig:
     schedule:str='cosine' # 'cosine' or 'wsd' (warm-up, stable, decay)
     precision:str='auto' # 'auto', 'fp32', 'bf16', 'fp16'
     eval_every:int=None # steps between evaluations; None: 20 in a run, at least 50 steps apart
-    eval_tokens:int=40_000 # tokens of an evaluation, always the same ones
+    eval_tokens:int=40_000 # tokens in an evaluation, always the same ones
     sample_every:int=500 # steps between samples of the model in the log; 0 or None: none
     sample_prompt:str='Once upon a time' # how a sample begins
     checkpoint_every:int=None # steps between checkpoints; None: at evaluations, and every 5 minutes
     keep_every:int=None # also keep step-N.pt every N steps
     log_every:int=10 # steps between rows of the history
-    resume:bool|str=True # go on with a run; False: start over; 'changed': options differ
+    resume:bool|str=True # continue a run; False: start over; 'changed': with other options
     seed:int=0 # of batches and dropout
     checkpoint_activations:bool=False # compute activations twice: less memory, more time
     tensorboard:bool=False # also write the history for TensorBoard, if that is installed
@@ -136,7 +136,7 @@ class LanguageModelTrainer(TrainerBase):
         self.model = bare_model(model)
         self.clock = time.perf_counter
         self.resume_hint = None # what is printed to go on; None: the call in Python
-        self.unsaved = None # why the end of the run is not on the disk
+        self.unsaved = None # why the last state could not be saved
 
 # %% ../nbs/04_train.ipynb #52276156
 @patch
@@ -150,7 +150,7 @@ def train(self:LanguageModelTrainer,
     With `shard` the model stays in main memory; at the end every process has the best weights.
 
     Raises, before anything is written, one ValueError that names every wrong argument, one for a
-    model that cannot be trained and one for files of others in `out_dir`;
+    model that cannot be trained and one for files in `out_dir` that no run wrote;
     FloatingPointError if the loss is not finite."""
     with self.session(data_path, config, **options):
         self.loop()

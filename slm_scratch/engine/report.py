@@ -273,7 +273,7 @@ def summary(
     run, # a `Run`
     progress, # a `Progress`
     stopped:str, # the signal that ended the run, or None
-    resume_hint:str, # what goes on with it
+    resume_hint:str, # the line that resumes it
 ) -> str: # a line
     "What was reached, and the line that goes on"
     best = progress.best

@@ -60,7 +60,7 @@ class Run:
     def __init__(self,
         out_dir, # the folder
         is_main:bool=True, # is this the process that writes?
-        say=tqdm.write, # a function that prints what is no more than a note
+        say=tqdm.write, # a function that prints a note
     ):
         self.out_dir = Path(out_dir)
         self.is_main = is_main
