@@ -16,7 +16,7 @@ def cross_entropy(
     logits, # (..., V) scores of the next token
     targets, # (...) int64, the token that came
 ): # (...) nats: minus the log of the probability that the model gave it
-    "Surprise of each token, by hand: the oracle for `F.cross_entropy`"
+    "Surprise of each token, by hand; the mean is what `F.cross_entropy` computes"
     logp = logits - logits.logsumexp(-1, keepdim=True)        # (..., V)
     return -logp.gather(-1, targets[..., None]).squeeze(-1)   # (...)
 
@@ -48,7 +48,7 @@ def wsd_schedule(
     return min_lr + (learning_rate - min_lr) * left
 
 # %% ../nbs/04_train.ipynb #cab10448
-import json, time
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, InitVar, replace
 from pathlib import Path
@@ -59,13 +59,11 @@ from .data import get_batch, steps_per_epoch
 from .model import ModelConfig, SmallLanguageModel
 from .engine.sizes import explain_oom
 from .engine.device import choose_device, fork_rng, tf32, usual_torch
-from .engine.loss import activation_checkpointing, bits_per_byte
+from .engine.loss import activation_checkpointing
 from .engine.distributed import full_tensor, process_group
 from .engine.run import graceful_stop
-from .engine.progress import Best, Evaluated, Progress, Sums, windows_from
-from .engine.report import History, loss_references, metrics, mfu, one_line
-from .engine.report import open_writer, progress_bar, sample_text, show_step
-from .engine.report import write_scalars
+from .engine.progress import Progress, windows_from
+from .engine.report import History, open_writer, progress_bar, show_step
 from .engine.checks import argument_problems, bare_model, check_finite, check_model
 from .engine.checks import plain_arguments
 from .engine.signatures import takes_fields
@@ -91,13 +89,13 @@ class TrainConfig:
     schedule:str='cosine' # 'cosine' or 'wsd' (warm-up, stable, decay)
     precision:str='auto' # 'auto', 'fp32', 'bf16', 'fp16'
     eval_every:int=None # steps between evaluations; None: 20 in a run, at least 50 steps apart
-    eval_tokens:int=40_000 # tokens of an evaluation, always the same ones
+    eval_tokens:int=40_000 # tokens in an evaluation, always the same ones
     sample_every:int=500 # steps between samples of the model in the log; 0 or None: none
     sample_prompt:str='Once upon a time' # how a sample begins
     checkpoint_every:int=None # steps between checkpoints; None: at evaluations, and every 5 minutes
     keep_every:int=None # also keep step-N.pt every N steps
     log_every:int=10 # steps between rows of the history
-    resume:bool|str=True # go on with a run; False: start over; 'changed': options differ
+    resume:bool|str=True # continue a run; False: start over; 'changed': with other options
     seed:int=0 # of batches and dropout
     checkpoint_activations:bool=False # compute activations twice: less memory, more time
     tensorboard:bool=False # also write the history for TensorBoard, if that is installed
@@ -138,7 +136,7 @@ class LanguageModelTrainer(TrainerBase):
         self.model = bare_model(model)
         self.clock = time.perf_counter
         self.resume_hint = None # what is printed to go on; None: the call in Python
-        self.unsaved = None # why the end of the run is not on the disk
+        self.unsaved = None # why the last state could not be saved
 
 # %% ../nbs/04_train.ipynb #52276156
 @patch
@@ -152,7 +150,7 @@ def train(self:LanguageModelTrainer,
     With `shard` the model stays in main memory; at the end every process has the best weights.
 
     Raises, before anything is written, one ValueError that names every wrong argument, one for a
-    model that cannot be trained and one for files of others in `out_dir`;
+    model that cannot be trained and one for files in `out_dir` that no run wrote;
     FloatingPointError if the loss is not finite."""
     with self.session(data_path, config, **options):
         self.loop()
@@ -282,7 +280,6 @@ def loop(self:LanguageModelTrainer) -> None:
             self.after_step()
             sync()
 
-# %% ../nbs/04_train.ipynb #81adad69
 @patch
 def after_step(self:LanguageModelTrainer) -> None:
     "Evaluate, speak, log and save, if it is time"
@@ -293,35 +290,3 @@ def after_step(self:LanguageModelTrainer) -> None:
     if evaluate or sample or self.step % c.log_every == 0: self.log(evaluate, sample)
     if save: self.save('last.pt')
     if c.keep_every and self.step % c.keep_every == 0: self.save(f'step-{self.step}.pt')
-
-# %% ../nbs/04_train.ipynb #6f50d67e
-@patch
-def log(self:LanguageModelTrainer,
-    evaluate:bool=False, # measure the validation loss too, and keep the model if it is the best
-    sample:bool=False, # let the model speak, too
-) -> None:
-    "Add a row to the history, in memory and in history.jsonl"
-    progress, cfg = self.progress, self.model.config
-    row = metrics(progress, self.optimizers[0].param_groups[0]['lr'])
-    progress.sums = Sums()
-    if not self.step: row |= loss_references(cfg.vocab_size, self.valid)
-    if rate := row.get('tokens_per_second'):
-        row |= mfu(cfg, progress.block_size, rate, self.plan, self.group.world)
-    said = sample_text(self.placed, self.config.sample_prompt) if sample else None
-    before = self.clock()
-    val = self.group.all_reduce_mean(self.validate()) if evaluate else math.nan
-    if math.isfinite(val):
-        bpb = bits_per_byte(val, len(self.valid) - 1, self.valid.n_bytes)
-        row |= dict(val_loss=val, bits_per_byte=bpb)
-    row['seconds'] = progress.elapsed = self.clock() - progress.start
-    row = {k: v if math.isfinite(v) else None for k, v in row.items()} # JSON has no infinity
-    if said: # by the first process
-        row['sample'] = said
-        self.run.say(f'step {self.step}: {one_line(said)}')
-    self.history.append(row)
-    self.run.write_history(json.dumps(row) + '\n')
-    write_scalars(self.writer, row)
-    if evaluate: progress.evaluated = Evaluated(self.step, progress.elapsed, self.clock() - before)
-    if val < progress.best.loss and self.step:
-        progress.best = Best(self.step, val)
-        self.save('best.pt')

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from slm_scratch import train as train_module
 from slm_scratch.data import get_batch
 from slm_scratch.engine.device import Precision
 from slm_scratch.engine.files import safe_load
@@ -172,7 +171,8 @@ def test_mfu_and_tensorboard(train):
     "Half a second a step is a number of operations a second; each number reaches TensorBoard"
     board = {'torch.utils.tensorboard': SimpleNamespace(SummaryWriter=Board)}
     t4 = dict(type='cuda', name='Tesla T4')
-    with mock.patch.dict(sys.modules, board), mock.patch.object(train_module, 'mfu', mfu_of_card), \
+    with mock.patch.dict(sys.modules, board), \
+         mock.patch('slm_scratch.engine.trainer.mfu', mfu_of_card), \
          mock.patch('slm_scratch.engine.report.device_info', lambda d: t4):
         h = train(trainer=Timed, max_steps=6, log_every=3, eval_every=3, tensorboard=True)
     flops = estimate_flops(CONFIG, 33)['training']

@@ -126,7 +126,7 @@ def runs(self:MemorizationIndex,
 @patch
 def longest(self:MemorizationIndex,
     text:str, # any text
-) -> Match: # how many words, which, and where they stand
+) -> Match: # how many words, which ones, and where they are
     "The longest run of words in `text` that a training text has too"
     runs = self.runs(text)
     i = max(range(len(runs)), key=lambda i: runs[i].words, default=None)

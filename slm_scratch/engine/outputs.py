@@ -129,7 +129,7 @@ RUN_OUTPUTS = ('last.pt', 'best.pt', 'model.pth', 'history.jsonl')
 
 def step_files(folder, # of a run
                every:int=1, # only the steps that are multiples of this
-              ) -> list: # Paths of what stands there under the name of a kept checkpoint
+              ) -> list: # paths of the files that have the name of a kept checkpoint
     "`step-N.pt` of a folder"
     found = sorted(Path(folder).glob('step-*.pt'))
     steps = {p: re.fullmatch('step-([0-9]+)[.]pt', p.name) for p in found}
@@ -165,7 +165,7 @@ def in_the_way(folder, # of a run
                keep_every:int=None, # steps between checkpoints kept for good; None: no such files
                tokens:bool=True, # does it write data/train.tokens and data/valid.tokens?
                tensorboard:bool=False, # does it write for TensorBoard?
-               fresh:bool=False, # does it start over, whatever stands there of ours?
+               fresh:bool=False, # does it start over, and replace files of ours?
                more=(), # further names, such as 'loss.png'
               ) -> list: # 'path: what it is' for each
     "What a run would replace, append to or remove, although we did not write it"
