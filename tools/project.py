@@ -22,8 +22,8 @@ order = ('files', 'entries', 'guards', 'tokenizer', 'gpt2', 'encode', 'vocab', '
          'hf_tokenizer', 'huggingface', 'formats', 'kernels', 'int8', 'box', 'changes', 'device',
          'signatures', 'streaming', 'limits', 'generate', 'fast', 'lens', 'loss', 'optim',
          'distributed', 'memorization', 'evaluate', 'figures_tokenizer', 'figures_attention',
-         'figures_model', 'figures_train', 'outputs', 'run', 'progress', 'checks', 'report',
-         'trainer', 'train', 'exercises', 'answers_tokenizer', 'answers_data',
+         'figures_model', 'figures_train', 'figures_generate', 'outputs', 'run', 'progress',
+         'checks', 'report', 'trainer', 'train', 'exercises', 'answers_tokenizer', 'answers_data',
          'answers_attention', 'answers_model', 'answers_train', 'answers_generate', 'live',
          'options', 'shell', 'cli', 'demo')
 lesson_modules = ('tokenizer', 'data', 'attention', 'model', 'generate', 'train')
