@@ -227,30 +227,6 @@ def embed(self:SmallLanguageModel, ids, # (B, T) int64
                                  f'{limit}={n}: {fix}') from None
         raise
 
-# %% ../nbs/03_model.ipynb #b27c1b95
-def _get_tokenizer(self): # Tokenizer
-    "What the ids mean. Raises ValueError for another vocabulary than GPT-2's, if none was given"
-    V = self.config.vocab_size
-    if self._tokenizer is None and V != MODEL_CONFIG.vocab_size:
-        raise ValueError(f"what do the {V} tokens mean? vocab_size={V} is not GPT-2's: "
-                         'give SmallLanguageModel(config, tokenizer=…)')
-    if self._tokenizer is None: self._tokenizer = Tokenizer.gpt2()
-    return self._tokenizer
-
-# %% ../nbs/03_model.ipynb #708707b6
-def _set_tokenizer(self, tokenizer):
-    "Take a tokenizer, or None. Raises ValueError if it has another size than the vocabulary"
-    V = self.config.vocab_size
-    if tokenizer and tokenizer.vocab_size != V:
-        n = tokenizer.vocab_size
-        with_unused_rows = f', or tokenizer.padded({V})' if n < V else ''
-        raise ValueError(f'the tokenizer has {n} tokens, the config has vocab_size={V}: '
-                         f'use ModelConfig(vocab_size={n}), or the tokenizer that belongs to this '
-                         f'model{with_unused_rows}')
-    self._tokenizer = tokenizer
-
-SmallLanguageModel.tokenizer = property(_get_tokenizer, _set_tokenizer)
-
 # %% ../nbs/03_model.ipynb #36dc532b
 @patch(as_prop=True)
 def device(self:SmallLanguageModel): # torch.device
@@ -277,6 +253,30 @@ def attention_weights(self:SmallLanguageModel, ids, # (B, T) int64
     cos_sin = VARIANTS['positions'].cos_sin(self.config, positions)
     layers = self.hidden_states(ids, None, positions, mask, every_layer=True)
     return [block.attention_weights(x, mask, cos_sin) for block, x in zip(self.blocks, layers)]
+
+# %% ../nbs/03_model.ipynb #b27c1b95
+def _get_tokenizer(self): # Tokenizer
+    "What the ids mean. Raises ValueError for another vocabulary than GPT-2's, if none was given"
+    V = self.config.vocab_size
+    if self._tokenizer is None and V != MODEL_CONFIG.vocab_size:
+        raise ValueError(f"what do the {V} tokens mean? vocab_size={V} is not GPT-2's: "
+                         'give SmallLanguageModel(config, tokenizer=…)')
+    if self._tokenizer is None: self._tokenizer = Tokenizer.gpt2()
+    return self._tokenizer
+
+# %% ../nbs/03_model.ipynb #708707b6
+def _set_tokenizer(self, tokenizer):
+    "Take a tokenizer, or None. Raises ValueError if it has another size than the vocabulary"
+    V = self.config.vocab_size
+    if tokenizer and tokenizer.vocab_size != V:
+        n = tokenizer.vocab_size
+        with_unused_rows = f', or tokenizer.padded({V})' if n < V else ''
+        raise ValueError(f'the tokenizer has {n} tokens, the config has vocab_size={V}: '
+                         f'use ModelConfig(vocab_size={n}), or the tokenizer that belongs to this '
+                         f'model{with_unused_rows}')
+    self._tokenizer = tokenizer
+
+SmallLanguageModel.tokenizer = property(_get_tokenizer, _set_tokenizer)
 
 # %% ../nbs/03_model.ipynb #18cf4ddc
 @patch(cls_method=True)

@@ -9,7 +9,7 @@ __all__ = ['SickDecoder', 'patients']
 import math
 import torch
 from .exercises import answer, answer_value
-from ..generate import Decoder, Sampler, keep_top_p, penalize_repeats, penalize_repeats
+from ..generate import Decoder, Sampler, keep_top_p, penalize_repeats
 
 # %% ../../nbs/engine/answers_generate.ipynb #aa4b2ab3
 answer_value('generate.odds', math.exp((2.5 - 2)/.5), {
