@@ -151,8 +151,8 @@ def test_drawn_tokens_obey_the_knobs(at, models):
         assert (kept.sum(-1) > 1).any() # there was something to choose
 
 def test_a_seed_promises_a_text(at):
-    tab, told = at('box'), lambda seed: written(at('box'), 'A', temperature=1, seed=seed)['text']
-    assert told(3) == told(3) and len({told(s) for s in range(5)}) == 5
+    tab, text_of = at('box'), lambda seed: written(at('box'), 'A', temperature=1, seed=seed)['text']
+    assert text_of(3) == text_of(3) and len({text_of(s) for s in range(5)}) == 5
     numbers = tab.js("(() => { const r = randomNumbers(5); return [...Array(4000)].map(r); })()")
     assert all(0 <= u < 1 for u in numbers) and len(set(numbers)) == 4000
     assert abs(sum(numbers)/4000 - .5) < .03

@@ -8,9 +8,9 @@ __all__ = ['MAX_PARAMETERS', 'EXAMPLE_TOKENS', 'LEVELS', 'ASSETS', 'page_problem
            'shown_token', 'story_html', 'candidates_html', 'heads_html', 'verdict_html', 'page_asset', 'page_data',
            'web_page']
 
-# %% ../../nbs/engine/web.ipynb #7f5560f8
+# %% ../../nbs/engine/web.ipynb #ee4eec10
 import base64, hashlib, html, json, math, re, tempfile
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from importlib.resources import files
 from pathlib import Path
 from urllib.parse import urlparse
@@ -94,7 +94,7 @@ class WorkedExample:
     candidates:list # (id, probability), the likeliest first
     looks:list      # L layers of H heads of `chosen` weights
 
-# %% ../../nbs/engine/web.ipynb #e00f333c
+# %% ../../nbs/engine/web.ipynb #12ffbe44
 def worked_example(
     model:SmallLanguageModel, # from `packed_model`
     prompt:str, # how the text begins
@@ -104,12 +104,12 @@ def worked_example(
     tok, W = model.tokenizer, model.config.max_seq_len
     context = [tok.eot, *tok.encode(prompt)][-W:]
     n = max(1, min(EXAMPLE_TOKENS, W - len(context)))
-    told = model.generate(prompt, max_new_tokens=n, temperature=temperature, seed=0,
-                          log_probs=True)
-    ids = context + told.tokens
+    written = model.generate(prompt, max_new_tokens=n, temperature=temperature, seed=0,
+                             log_probs=True)
+    ids = context + written.tokens
     weights, probs = _read_again(model, ids[:-1])
-    i = _far_look(weights, told.log_probs, len(context))
-    return WorkedExample(prompt, told.text, ids, len(context), told.log_probs, i,
+    i = _far_look(weights, written.log_probs, len(context))
+    return WorkedExample(prompt, written.text, ids, len(context), written.log_probs, i,
                          _candidates(probs[i-1], ids[i]), weights[:, :, i-1, :i].tolist())
 
 # %% ../../nbs/engine/web.ipynb #3606932d
@@ -130,11 +130,12 @@ def _read_again(model, ids):
     if unused is not None: logits = logits.masked_fill(unused, -torch.inf)
     return weights, logits.softmax(-1)
 
-# %% ../../nbs/engine/web.ipynb #1d9b2c6c
+# %% ../../nbs/engine/web.ipynb #63d781e0
 def _far_look(weights, log_probs, first):
-    "A drawn token that was no matter of course, while a head looked far back, not at the start"
+    "A drawn token that came with a chance near a half, while a head looked far back"
     def score(i):
-        return weights[:, :, i-1, 1:i-9].max().item()*-math.expm1(log_probs[i - first])
+        p = math.exp(log_probs[i-first])
+        return weights[:, :, i-1, 1:i-9].max().item()*p*(1 - p)
     return max(range(max(first, 11), weights.shape[-1] + 1), key=score, default=first)
 
 # %% ../../nbs/engine/web.ipynb #7e85444d
@@ -186,18 +187,18 @@ def script_hash(
 # %% ../../nbs/engine/web.ipynb #21174bec
 LEVELS = (1, 2, 4, 7) # bits of surprise at which a deeper colour begins: 50%, 25%, 6%, 1%
 
-# %% ../../nbs/engine/web.ipynb #5250ab3e
+# %% ../../nbs/engine/web.ipynb #72888c68
 def percent(
     p:float, # a probability
-) -> str:
+) -> str: # such as 3.4%
     "As the page shows it"
     if p < .0005: return 'under 0.1%'
     return f'{100*p:.1f}%' if p < .0995 else f'{100*p:.0f}%'
 
-# %% ../../nbs/engine/web.ipynb #c48b61ef
+# %% ../../nbs/engine/web.ipynb #94192f45
 def shown_token(
     text:str, # of one token
-) -> str:
+) -> str: # such as ␣the
     "With its spaces and line breaks to be seen"
     return text.replace(' ', '␣').replace('\n', '↵') or 'part of a character'
 
@@ -213,11 +214,11 @@ def _token_html(text, log_prob, kind=''):
     word = f'<span class="{colour}">{html.escape(text.removeprefix(" "))}</span>'
     return f'<span class="t{kind}" title="{title}">{space}{word}</span>'
 
-# %% ../../nbs/engine/web.ipynb #5a46068a
+# %% ../../nbs/engine/web.ipynb #77f3afb3
 def story_html(
     example:WorkedExample, # the text
     tokenizer:Tokenizer, # what its ids mean
-) -> str:
+) -> str: # elements, one a token
     "The story, coloured by the surprise of each token"
     log_probs = [None]*example.first + example.log_probs
     before, after = TextStreamer(tokenizer), TextStreamer(tokenizer)
@@ -243,11 +244,11 @@ def candidates_html(
                     f'<td>{percent(p)}</td><td>{"← it came"*came}</td></tr>')
     return ''.join(rows)
 
-# %% ../../nbs/engine/web.ipynb #4c3e6e52
+# %% ../../nbs/engine/web.ipynb #6ddae965
 def heads_html(
     example:WorkedExample, # with the weights of each head
     tokenizer:Tokenizer, # what its ids mean
-) -> str:
+) -> str: # elements, one a head
     "For each head the three tokens that it looked at most"
     names = ['start', *(shown_token(tokenizer.decode([i])) for i in example.ids[1:])]
     cells = []
@@ -259,10 +260,10 @@ def heads_html(
                          f'<span>{html.escape(said)}</span></div>')
     return ''.join(cells)
 
-# %% ../../nbs/engine/web.ipynb #f7be61eb
+# %% ../../nbs/engine/web.ipynb #30c0132d
 def verdict_html(
     report:TaleReport, # of the story
-) -> str:
+) -> str: # a heading and a list
     "The verdict as a list"
     lines = [(what, 'yes' if ok else 'no') for what, ok in verdict_lines(report)]
     items = ''.join(f'<li class="{ok}">{html.escape(what)}: {ok}</li>' for what, ok in lines)
@@ -300,7 +301,7 @@ def _about(model):
             f'{c.n_layers} layers of {c.n_heads} heads, {c.vocab_size:,} tokens, '
             f'a window of {c.max_seq_len:,}.')
 
-# %% ../../nbs/engine/web.ipynb #30b6a7fc
+# %% ../../nbs/engine/web.ipynb #e3074403
 def page_data(
     example:WorkedExample, # to be told again by the page's program
     temperature:float, # that it was drawn with
@@ -309,10 +310,10 @@ def page_data(
     "What the program of the page is told"
     seed = 'a whole number from -2**63 to 2**64 - 1; None gives another text each time'
     limits = SAMPLER_LIMITS | dict(max_new_tokens='a whole number, 0 or more', seed=seed)
-    told = dict(prompt=example.prompt, tokens=example.ids[example.first:],
+    retold = dict(prompt=example.prompt, tokens=example.ids[example.first:],
                 log_probs=example.log_probs, chosen=example.chosen,
                 knobs=dict(temperature=temperature, max_new_tokens=EXAMPLE_TOKENS))
-    return dict(levels=LEVELS, limits=limits, example=told,
+    return dict(levels=LEVELS, limits=limits, example=retold,
                 checker=checker_data() if tales else None)
 
 # %% ../../nbs/engine/web.ipynb #773a1492
