@@ -59,7 +59,7 @@ function figure(data, root) {
       element('span', {text: label}), number('now', layers*positions(at.step, cached)),
       number('sum', layers*total(positions, cached)),
       number('scores', layers*total(scores, cached))]
-    const heads = ['keys and values computed', 'this step', 'so far', 'scores a head, so far']
+    const heads = ['keys and values computed', 'this step', 'so far', 'scores, one head a layer']
     table.replaceChildren(
       ...heads.map(text => element('b', {text})), ...row('with a cache', true),
       ...row('without', false))
