@@ -75,6 +75,14 @@ def test_shift(show):
     page.tab.locator('[data-row=y][data-inside]').first.click()
     assert words(page).endswith(f'has read {stream[4]} and is asked for {stream[5]}.')
 
+def test_text_is_text(show):
+    "A token that looks like HTML is shown as it is, and none of it runs"
+    tokens = ['<b>x</b>', '<img src=x onerror=nothing()>', '</script>', '&lt;', '<!--', '${1}']
+    page = show(show_shift(tokens, T=5))
+    assert texts(page, '[data-inside][data-row=x]') == tokens[:5]
+    assert texts(page, '[data-inside][data-row=y]') == tokens[1:]
+    assert page.js('document.images.length') == 0
+
 names = 'The little fox lost her lantern'.split()
 keys = torch.tensor([[0., 0], [0, 0], [3, 0], [0, 0], [1, 0], [0, 3]])
 values = torch.tensor([[0., 0, 0], [0, 1, 0], [1, 1, 0], [0, 0, 0], [1, 0, 0], [0, 1, 1]])
