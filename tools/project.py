@@ -22,11 +22,12 @@ order = ('files', 'entries', 'guards', 'byte_order', 'pair_counts', 'tokenizer',
          'sizes', 'parts', 'weights', 'hf_tokenizer', 'huggingface', 'formats', 'kernels',
          'int8', 'box', 'changes', 'device', 'signatures', 'streaming', 'limits', 'generate',
          'fast', 'lens', 'web', 'loss', 'optim', 'distributed', 'memorization', 'evaluate',
-         'scorecard', 'figures_tokenizer', 'figures_attention', 'figures_model', 'figures_train',
-         'figures_generate', 'outputs', 'run', 'progress', 'checks', 'report', 'trainer',
-         'train', 'exercises', 'answers_tokenizer', 'answers_data', 'answers_attention',
-         'answers_model', 'answers_train', 'answers_generate', 'live', 'options', 'shell', 'cli',
-         'demo')
+         'scorecard', 'live', 'figures_tokenizer', 'figures_attention', 'figures_model',
+         'figures_train', 'figures_generate', 'live_data', 'live_attention', 'live_model',
+         'live_train', 'live_generate', 'outputs', 'run', 'progress', 'checks', 'report',
+         'trainer', 'train', 'exercises', 'answers_tokenizer', 'answers_data',
+         'answers_attention', 'answers_model', 'answers_train', 'answers_generate', 'options',
+         'shell', 'cli', 'demo')
 lesson_modules = ('tokenizer', 'data', 'attention', 'model', 'generate', 'train')
 
 def text(s): return ''.join(s) if isinstance(s, list) else s
