@@ -18,8 +18,8 @@ nbs_dir = root/cfg['nbs_path']
 # every import against it.
 order = ('files', 'entries', 'guards', 'tokenizer', 'gpt2', 'encode', 'vocab', 'grammar',
          'tales', 'data', 'token_file', 'encodings', 'texts', 'download', 'inputs', 'corpus',
-         'prepare', 'attention', 'config', 'model', 'variants', 'sizes', 'parts', 'weights',
-         'hf_tokenizer', 'huggingface', 'formats', 'kernels', 'int8', 'box', 'changes', 'device',
+         'prepare', 'attention', 'config', 'model', 'variants', 'modern', 'sizes', 'parts', 'weights',
+         'hf_tokenizer', 'layouts', 'huggingface', 'formats', 'kernels', 'int8', 'box', 'changes', 'device',
          'signatures', 'streaming', 'limits', 'generate', 'fast', 'lens', 'loss', 'optim',
          'distributed', 'memorization', 'evaluate', 'figures_tokenizer', 'figures_attention',
          'figures_model', 'figures_train', 'outputs', 'run', 'progress', 'checks', 'report',
