@@ -85,8 +85,8 @@ odd_numbers = dict(vocab_size=np.int64(V), d_model=np.uint8(24), n_heads=Size.he
 def test_numbers_of_numpy_and_torch(own, tmp_path):
     "Each becomes Python's own, so that a file with it can be loaded"
     c = ModelConfig(**odd_numbers)
-    assert [type(v) for v in c.values()] == ([int]*6 + [float, bool, bool, str, float, str, bool, bool, str, bool]
-                                              + [int, int, str, float, bool])
+    kinds = [int]*6 + [float, bool, bool, str, float, str, bool, bool, str, bool]
+    assert [type(v) for v in c.values()] == kinds + [int, int, str, float, bool]
     SmallLanguageModel(c, own).save(tmp_path/'m.pth')
     assert SmallLanguageModel.load(tmp_path/'m.pth').config == c
 

@@ -16,14 +16,14 @@ nbs_dir = root/cfg['nbs_path']
 # The package's modules in the one order of their imports: each imports only from those before it.
 # Lessons are slm_scratch.<name>, the others slm_scratch.engine.<name>; tests/test_package.py reads
 # every import against it.
-order = ('files', 'entries', 'guards', 'tokenizer', 'gpt2', 'encode', 'vocab', 'grammar',
-         'tales', 'data', 'token_file', 'encodings', 'texts', 'download', 'inputs', 'corpus',
-         'prepare', 'attention', 'config', 'model', 'variants', 'modern', 'sizes', 'parts', 'weights',
-         'hf_tokenizer', 'layouts', 'huggingface', 'formats', 'kernels', 'int8', 'box', 'changes', 'device',
-         'signatures', 'streaming', 'limits', 'generate', 'fast', 'lens', 'loss', 'optim',
-         'distributed', 'memorization', 'evaluate', 'figures_tokenizer', 'figures_attention',
-         'figures_model', 'figures_train', 'outputs', 'run', 'progress', 'checks', 'report',
-         'trainer', 'train', 'exercises', 'answers_tokenizer', 'answers_data',
+order = ('files', 'entries', 'guards', 'tokenizer', 'gpt2', 'encode', 'vocab', 'grammar', 'tales',
+         'data', 'token_file', 'encodings', 'texts', 'download', 'inputs', 'corpus', 'prepare',
+         'attention', 'config', 'model', 'variants', 'modern', 'sizes', 'parts', 'weights',
+         'hf_tokenizer', 'layouts', 'huggingface', 'formats', 'kernels', 'int8', 'box', 'changes',
+         'device', 'signatures', 'streaming', 'limits', 'generate', 'fast', 'lens', 'loss',
+         'optim', 'distributed', 'memorization', 'evaluate', 'figures_tokenizer',
+         'figures_attention', 'figures_model', 'figures_train', 'outputs', 'run', 'progress',
+         'checks', 'report', 'trainer', 'train', 'exercises', 'answers_tokenizer', 'answers_data',
          'answers_attention', 'answers_model', 'answers_train', 'answers_generate', 'live',
          'options', 'shell', 'cli', 'demo')
 lesson_modules = ('tokenizer', 'data', 'attention', 'model', 'generate', 'train')

@@ -78,7 +78,7 @@ class Variant:
         "The angles by which queries and keys are turned"
 
     def change_block(self, block, cfg, layer): # a fresh `Block`, config, which one it is → None
-        "Replace parts of a block of GPT-2"
+        "Replace parts of `block`, which is GPT-2's"
 
     def change_model(self, model): # fresh, its blocks done → None
         "Replace parts of a model outside its blocks"

@@ -28,11 +28,13 @@ def _compile(module):
     if isinstance(module, nn.ModuleList): return [_compile(m) for m in module]
     return functional_copy(module).forward
 
+# %% ../../nbs/engine/fast.ipynb #da6132e2
 def _compile_softcap(head):
     "An output layer with a soft cap"
     product = compile_linear(head)
     return lambda x: softcap(product(x), head.cap)
 
+# %% ../../nbs/engine/fast.ipynb #7f0ab72b
 def _compile_rms_norm(norm):
     "An RMS norm of one vector: a dot product and one multiplication, or two"
     n, eps, weight = math.prod(norm.normalized_shape), norm.eps, norm.weight

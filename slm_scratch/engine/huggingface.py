@@ -89,12 +89,21 @@ class GPT2(Layout):
         "A config in Hugging Face's words"
         return gpt2_config(cfg) | dict(model_type='gpt2', architectures=[self.architecture])
 
-    def from_config(self, hf): return from_gpt2_config(hf) # → ModelConfig
-    def to_theirs(self, state, cfg): return to_gpt2(state) # → dict
-    def from_theirs(self, state, cfg): return from_gpt2(state) # → dict
+    def from_config(self, hf): # → ModelConfig
+        "A config in our words, by `from_gpt2_config`"
+        return from_gpt2_config(hf)
+
+    def to_theirs(self, state, cfg): # → dict
+        "`state` by `to_gpt2`"
+        return to_gpt2(state)
+
+    def from_theirs(self, state, cfg): # → dict
+        "`state` by `from_gpt2`"
+        return from_gpt2(state)
 
 LAYOUTS['gpt2'] = GPT2()
 
+# %% ../../nbs/engine/huggingface.ipynb #ae272e7c
 def layout_for(hf:dict, # `config.json`
               ) -> Layout: # one of `LAYOUTS`
     "The architecture that a file describes. Raises ValueError for one that is not read here"
@@ -153,6 +162,7 @@ def export_state_dict(model:SmallLanguageModel, # any
     if cfg.tie_weights: del state['lm_head.weight'] # their file holds it once, too
     return state
 
+# %% ../../nbs/engine/huggingface.ipynb #a371e00b
 def gpt2_state_dict(model:SmallLanguageModel, # any that is a GPT-2
                     cfg:ModelConfig=None, # what describes it; None: its own config
                    ) -> dict: # tensors under our names, on the CPU
@@ -344,6 +354,7 @@ def _weight_problems(want, got):
 # %% ../../nbs/engine/huggingface.ipynb #53d2eb61
 BUNDLED = {} # name → function (class, device) → model: what comes with the package (see box)
 
+# %% ../../nbs/engine/huggingface.ipynb #04dd7ca1
 def _own_checkpoint(name):
     "The path of a file or run of ours that was given for a checkpoint of Hugging Face's, or None"
     path = as_path(name, 'name')

@@ -9,10 +9,11 @@ __all__ = ['GPT2_FIELDS', 'LAYOUTS', 'rename_weight', 'split_qkv', 'fuse_qkv', '
 # %% ../../nbs/engine/layouts.ipynb #dcfb5047
 import re
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 from ..model import ModelConfig
 
-# %% ../../nbs/engine/layouts.ipynb #5fe6b6b8
+# %% ../../nbs/engine/layouts.ipynb #b5f965fd
 def rename_weight(name:str, # of a tensor
                   pairs, # (old part of the name, new part)
                  ) -> str: # such as 'transformer.h.0.ln_1.weight'
@@ -21,6 +22,7 @@ def rename_weight(name:str, # of a tensor
         name = re.sub(rf'(^|\.){re.escape(a)}\.', lambda m: f'{m[1]}{b}.', name)
     return name
 
+# %% ../../nbs/engine/layouts.ipynb #90b283f8
 def split_qkv(state:dict, # tensors under our names
              ) -> dict: # the same, with `attn.q`, `attn.k`, `attn.v` for each `attn.qkv`
     "Three matrices, or biases, for one"
@@ -30,6 +32,7 @@ def split_qkv(state:dict, # tensors under our names
         else: split |= {name.replace('.qkv.', f'.{n}.'): part for n, part in zip('qkv', t.chunk(3))}
     return split
 
+# %% ../../nbs/engine/layouts.ipynb #ac1be486
 def fuse_qkv(state:dict, # tensors with `attn.q`, `attn.k`, `attn.v`
             ) -> dict: # the same, with one `attn.qkv` for the three
     "The way back"
@@ -40,25 +43,28 @@ def fuse_qkv(state:dict, # tensors with `attn.q`, `attn.k`, `attn.v`
         fused[name.replace('.q.', '.qkv.')] = torch.cat(three)
     return fused
 
+# %% ../../nbs/engine/layouts.ipynb #9763fef7
 def swap_halves(t:Tensor, # rows of queries or keys (H·hs, ...)
                 head_dim:int, # hs
                ) -> Tensor: # same shape
     "Exchange the two halves of each head: a rotation turns the other way"
     return t.unflatten(0, (-1, 2, head_dim//2)).flip(1).flatten(0, 2)
 
+# %% ../../nbs/engine/layouts.ipynb #b670f38d
 def by_head(t:Tensor, # rows of all queries, all keys, all values (3·H·hs, ...)
             n_heads:int, # H
            ) -> Tensor: # same shape: the three of one head, then those of the next
     "Our order of rows → that of GPT-NeoX"
     return t.unflatten(0, (3, n_heads, -1)).transpose(0, 1).flatten(0, 2)
 
+# %% ../../nbs/engine/layouts.ipynb #b0ce4c6e
 def by_kind(t:Tensor, # rows head by head (H·3·hs, ...)
             n_heads:int, # H
            ) -> Tensor: # same shape: all queries, all keys, all values
     "GPT-NeoX's order of rows → ours"
     return t.unflatten(0, (n_heads, 3, -1)).transpose(0, 1).flatten(0, 2)
 
-# %% ../../nbs/engine/layouts.ipynb #27c43c07
+# %% ../../nbs/engine/layouts.ipynb #78393b84
 GPT2_FIELDS = dict(positions='learned', norm='layer', norm_weight=True, embed_norm=False,
                    activation='gelu', qk_norm=False, n_kv_heads=None, sliding_window=None,
                    window_pattern='S', logit_softcap=0.) # fields that decide what is computed
@@ -75,68 +81,84 @@ class Layout:
     required = {} # field of config.json → what it may be; the first is the default
     names = {} # part of our names → part of theirs
 
-    def problems(self, cfg:ModelConfig, # any
-                ) -> list: # one line for each field
-        "Why a model is none of this architecture"
-        have = dict(cfg) | dict(n_kv_heads=None if cfg.kv_heads == cfg.n_heads else cfg.n_kv_heads)
-        must = {k: v for k, v in (GPT2_FIELDS | self.fields).items() if k not in self.free}
-        return [f'{k}={have[k]!r}, must be {v!r}' for k, v in must.items() if have[k] != v]
+# %% ../../nbs/engine/layouts.ipynb #514ef061
+@patch
+def problems(self:Layout, cfg:ModelConfig, # any
+            ) -> list: # one line for each field
+    "Why a model is none of this architecture"
+    have = dict(cfg) | dict(n_kv_heads=None if cfg.kv_heads == cfg.n_heads else cfg.n_kv_heads)
+    must = {k: v for k, v in (GPT2_FIELDS | self.fields).items() if k not in self.free}
+    return [f'{k}={have[k]!r}, must be {v!r}' for k, v in must.items() if have[k] != v]
 
-    def config(self, cfg:ModelConfig, # one without problems
-              ) -> dict: # of config.json
-        "The shape in their words"
-        sizes = {b: getattr(cfg, a) for a, b in self.shape.items()} | {self.shape['d_ff']: cfg.d_hidden}
-        fixed = {k: may[0] for k, may in self.required.items()}
-        return fixed | sizes | dict(
-            model_type=self.model_type, architectures=[self.architecture],
-            rope_parameters=dict(rope_type='default', rope_theta=10000., partial_rotary_factor=1.),
-            attention_dropout=cfg.dropout, tie_word_embeddings=cfg.tie_weights, pad_token_id=None)
+# %% ../../nbs/engine/layouts.ipynb #cf82423f
+@patch
+def config(self:Layout, cfg:ModelConfig, # one without problems
+          ) -> dict: # of config.json
+    "The shape in their words"
+    sizes = {b: getattr(cfg, a) for a, b in self.shape.items()}
+    sizes[self.shape['d_ff']] = cfg.d_hidden
+    fixed = {k: may[0] for k, may in self.required.items()}
+    return fixed | sizes | dict(
+        model_type=self.model_type, architectures=[self.architecture],
+        rope_parameters=dict(rope_type='default', rope_theta=10000., partial_rotary_factor=1.),
+        attention_dropout=cfg.dropout, tie_word_embeddings=cfg.tie_weights, pad_token_id=None)
 
-    def from_config(self, hf:dict, # of config.json
-                   ) -> ModelConfig: # the same shape
-        "A config in our words. Raises one ValueError for all that our model does not do"
-        wrong = [f'{k}={hf[k]!r}, must be {may[0]!r}' for k, may in self.required.items()
-                 if hf.get(k, may[0]) not in may]
-        wrong += [f'{k} is missing' for k in self.shape.values() if k not in hf]
-        wrong += self.rotary_problems(hf)
-        if wrong:
-            head = f'config.json does not describe a {self.model_type} that this package can be:'
-            raise ValueError('\n- '.join([head, *wrong]))
-        return ModelConfig(**{a: hf[b] for a, b in self.shape.items()} | self.more_fields(hf))
+# %% ../../nbs/engine/layouts.ipynb #5a2948a0
+@patch
+def from_config(self:Layout, hf:dict, # of config.json
+               ) -> ModelConfig: # the same shape
+    "A config in our words. Raises one ValueError for all that our model does not do"
+    wrong = [f'{k}={hf[k]!r}, must be {may[0]!r}' for k, may in self.required.items()
+             if hf.get(k, may[0]) not in may]
+    wrong += [f'{k} is missing' for k in self.shape.values() if k not in hf]
+    wrong += self.rotary_problems(hf)
+    if wrong:
+        head = f'config.json does not describe a {self.model_type} that this package can be:'
+        raise ValueError('\n- '.join([head, *wrong]))
+    return ModelConfig(**{a: hf[b] for a, b in self.shape.items()} | self.more_fields(hf))
 
-    def more_fields(self, hf): # of config.json → dict of our fields
-        "Those beyond the shape"
-        heads, shared = hf[self.shape['n_heads']], hf.get('num_key_value_heads')
-        return self.fields | dict(
-            n_kv_heads=None if shared == heads else shared, dropout=hf.get('attention_dropout', 0.),
-            tie_weights=hf.get('tie_word_embeddings', False))
+# %% ../../nbs/engine/layouts.ipynb #53943ccb
+@patch
+def more_fields(self:Layout, hf): # of config.json → dict of our fields
+    "Those beyond the shape"
+    heads, shared = hf[self.shape['n_heads']], hf.get('num_key_value_heads')
+    return self.fields | dict(
+        n_kv_heads=None if shared == heads else shared, dropout=hf.get('attention_dropout', 0.),
+        tie_weights=hf.get('tie_word_embeddings', False))
 
-    def rotary_problems(self, hf): # of config.json → list of lines
-        "What is wrong with its angles: ours turn whole heads, with base 10,000"
-        rope, scaling = hf.get('rope_parameters') or {}, hf.get('rope_scaling')
-        have = dict(rope_theta=rope.get('rope_theta', hf.get('rope_theta', 10000.)),
-                    rope_type=rope.get('rope_type', 'default'), rope_scaling=scaling,
-                    partial_rotary_factor=rope.get('partial_rotary_factor', 1.))
-        must = dict(rope_theta=10000., rope_type='default', rope_scaling=None,
-                    partial_rotary_factor=1.)
-        return [f'{k}={have[k]!r}, must be {v!r}' for k, v in must.items() if have[k] != v]
+# %% ../../nbs/engine/layouts.ipynb #fce01ca6
+@patch
+def rotary_problems(self:Layout, hf): # of config.json → list of lines
+    "What is wrong with its angles: ours turn whole heads, with base 10,000"
+    rope, scaling = hf.get('rope_parameters') or {}, hf.get('rope_scaling')
+    have = dict(rope_theta=rope.get('rope_theta', hf.get('rope_theta', 10000.)),
+                rope_type=rope.get('rope_type', 'default'), rope_scaling=scaling,
+                partial_rotary_factor=rope.get('partial_rotary_factor', 1.))
+    must = dict(rope_theta=10000., rope_type='default', rope_scaling=None,
+                partial_rotary_factor=1.)
+    return [f'{k}={have[k]!r}, must be {v!r}' for k, v in must.items() if have[k] != v]
 
-    def to_theirs(self, state:dict, # tensors under our names: weights, or their gradients
-                  cfg:ModelConfig, # what describes them
-                 ) -> dict: # under their names, in their order
-        "Our weights → theirs"
-        pairs = self.names.items()
-        return {rename_weight(k, pairs): t for k, t in split_qkv(state).items()}
+# %% ../../nbs/engine/layouts.ipynb #020ac278
+@patch
+def to_theirs(self:Layout, state:dict, # tensors under our names: weights, or their gradients
+              cfg:ModelConfig, # what describes them
+             ) -> dict: # under their names, in their order
+    "Our weights → theirs"
+    pairs = self.names.items()
+    return {rename_weight(k, pairs): t for k, t in split_qkv(state).items()}
 
-    def from_theirs(self, state:dict, # tensors under their names
-                    cfg:ModelConfig, # what describes them
-                   ) -> dict: # under our names, in our order
-        "Their weights → ours"
-        back = [(b, a) for a, b in self.names.items()]
-        ours = {rename_weight(k, back): t for k, t in state.items()
-                if not k.endswith('rotary_emb.inv_freq')}
-        return fuse_qkv(ours) if cfg.kv_heads == cfg.n_heads else ours
+# %% ../../nbs/engine/layouts.ipynb #94c2de3e
+@patch
+def from_theirs(self:Layout, state:dict, # tensors under their names
+                cfg:ModelConfig, # what describes them
+               ) -> dict: # under our names, in our order
+    "Their weights → ours"
+    back = [(b, a) for a, b in self.names.items()]
+    ours = {rename_weight(k, back): t for k, t in state.items()
+            if not k.endswith('rotary_emb.inv_freq')}
+    return fuse_qkv(ours) if cfg.kv_heads == cfg.n_heads else ours
 
+# %% ../../nbs/engine/layouts.ipynb #e407dd4b
 LAYOUTS = {} # model_type → `Layout`; huggingface adds GPT-2
 
 # %% ../../nbs/engine/layouts.ipynb #7120af74
@@ -164,16 +186,20 @@ class NanoChat(Layout):
             logit_softcap=hf.get('final_logit_softcapping', 15.) or 0.)
 
     def turned(self, state, cfg): # tensors under our names → the same
-        "Queries and keys for angles of the other sign"
+        "Queries and keys in `state` for angles of the other sign"
         return {k: swap_halves(t, cfg.head_dim) if re.search(r'\.attn\.[qk]\.', k) else t
                 for k, t in split_qkv(state).items()}
 
-    def to_theirs(self, state, cfg): return super().to_theirs(self.turned(state, cfg), cfg)
-    def from_theirs(self, state, cfg):
+    def to_theirs(self, state, cfg): # → dict
+        "The weights in `state`, turned and renamed"
+        return super().to_theirs(self.turned(state, cfg), cfg)
+
+    def from_theirs(self, state, cfg): # → dict
+        "The weights in `state`, renamed and turned back"
         ours = self.turned(super().from_theirs(state, cfg), cfg)
         return fuse_qkv(ours) if cfg.kv_heads == cfg.n_heads else ours
 
-# %% ../../nbs/engine/layouts.ipynb #17dbe7bc
+# %% ../../nbs/engine/layouts.ipynb #d8d0acbd
 class Llama(Layout):
     "`transformers.LlamaForCausalLM`"
     model_type, architecture = 'llama', 'LlamaForCausalLM'
@@ -189,6 +215,7 @@ class Llama(Layout):
         "With shared heads"
         return super().config(cfg) | dict(num_key_value_heads=cfg.kv_heads, head_dim=cfg.head_dim)
 
+# %% ../../nbs/engine/layouts.ipynb #84e1b283
 class Mistral(Llama):
     "`transformers.MistralForCausalLM`: a Llama with a sliding window in all blocks"
     model_type, architecture = 'mistral', 'MistralForCausalLM'
@@ -228,7 +255,8 @@ class NeoX(Layout):
         "By default only a quarter of a head is turned"
         rope = dict(rope_theta=hf.get('rotary_emb_base', 10000),
                     partial_rotary_factor=hf.get('rotary_pct', .25))
-        return super().rotary_problems(hf | dict(rope_parameters=rope | (hf.get('rope_parameters') or {})))
+        rope |= hf.get('rope_parameters') or {}
+        return super().rotary_problems(hf | dict(rope_parameters=rope))
 
     def from_config(self, hf): # → ModelConfig
         "In their class, branches are parallel and GELU is exact unless the file says otherwise"
@@ -236,13 +264,13 @@ class NeoX(Layout):
         return super().from_config(usual | hf)
 
     def to_theirs(self, state, cfg): # → dict
-        "Head by head"
+        "The rows of `state` head by head"
         pairs = self.names.items()
         return {rename_weight(k, pairs): by_head(t, cfg.n_heads) if '.attn.qkv.' in k else t
                 for k, t in state.items()}
 
     def from_theirs(self, state, cfg): # → dict
-        "All queries, all keys, all values; without the masks that older files hold"
+        "`state` by kind: all queries, all keys, all values; without the masks of older files"
         back = [*((b, a) for a, b in self.names.items())]
         is_mask = lambda k: re.search(r'\.attention\.(masked_)?bias$|inv_freq$', k)
         ours = {rename_weight(k, back): t for k, t in state.items() if not is_mask(k)}

@@ -14,12 +14,12 @@ from torch import nn, Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from .files import is_real, is_whole
-from .config import VARIANTS, Variant
+from .config import Variant
+from .variants import VARIANTS # with the entry for rotary positions
 from ..attention import MultiHeadAttention
 from ..model import MLP, PRESETS, ModelConfig
-from . import variants as _variants # the other fields: rotary positions
 
-# %% ../../nbs/engine/modern.ipynb #b6d16a58
+# %% ../../nbs/engine/modern.ipynb #7623c20c
 class Choice(Variant):
     "A field whose value is one of a few names; the first is GPT-2's"
     def __init__(self, field:str, # its name
@@ -35,6 +35,7 @@ class Choice(Variant):
         return (f'{self.field}={value!r}: must be one of {", ".join(map(repr, self.choices))}; '
                 f'GPT-2 has {self.choices[0]!r}')
 
+# %% ../../nbs/engine/modern.ipynb #43fb36d6
 class Switch(Variant):
     "A field that is True or False"
     def problem(self, cfg): # the config to look at → a line, or None
@@ -53,7 +54,7 @@ def rms_norm(x:Tensor, # (..., n)
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     return (wide * (wide.square().mean(-1, keepdim=True) + eps).rsqrt()).type_as(x)
 
-# %% ../../nbs/engine/modern.ipynb #9f979aab
+# %% ../../nbs/engine/modern.ipynb #507f3af3
 class RMSNormFunction(torch.autograd.Function):
     "RMS norm that keeps its input and one number for each vector until the backward pass"
     @staticmethod
@@ -74,6 +75,7 @@ class RMSNormFunction(torch.autograd.Function):
         dot = torch.linalg.vecdot(g.to(r.dtype), x.to(r.dtype))[..., None] # (..., 1)
         return torch.addcmul(g*r, x, dot*r**3, value=-1/x.shape[-1]).type_as(x), None
 
+# %% ../../nbs/engine/modern.ipynb #766de9b8
 def fast_rms_norm(x:Tensor, # (..., n)
                   eps:float=RMS_EPS, # added to the mean of the squares
                  ) -> Tensor: # (..., n)
@@ -82,7 +84,7 @@ def fast_rms_norm(x:Tensor, # (..., n)
     trained = torch.is_grad_enabled() and x.requires_grad
     return RMSNormFunction.apply(x, eps) if trained else rms_norm(x, eps)
 
-# %% ../../nbs/engine/modern.ipynb #6d4cb948
+# %% ../../nbs/engine/modern.ipynb #20cbbe00
 class RMSNorm(nn.RMSNorm):
     "PyTorch's module, computed by `fast_rms_norm`"
     def __init__(self, n:int, # numbers in a vector
@@ -94,12 +96,14 @@ class RMSNorm(nn.RMSNorm):
         y = fast_rms_norm(x, self.eps)
         return y if self.weight is None else y*self.weight
 
+# %% ../../nbs/engine/modern.ipynb #4b3499fa
 def make_norm(cfg:ModelConfig, # reads `norm`, `norm_weight`, `d_model`, `bias`
              ) -> nn.Module: # (..., C) → (..., C)
     "A norm of the stream"
     if cfg.norm == 'rms': return RMSNorm(cfg.d_model, cfg.norm_weight)
     return nn.LayerNorm(cfg.d_model, elementwise_affine=cfg.norm_weight, bias=cfg.bias)
 
+# %% ../../nbs/engine/modern.ipynb #bae7b26c
 class Norm(Choice):
     "`norm` and `norm_weight`: which norms the model has"
     def is_plain(self, cfg): # → bool
@@ -107,7 +111,7 @@ class Norm(Choice):
         return cfg.norm == 'layer' and cfg.norm_weight
 
     def change_block(self, block, cfg, layer): # → None
-        "The two norms of a block"
+        "The two norms of `block`"
         if not self.is_plain(cfg): block.norm1, block.norm2 = make_norm(cfg), make_norm(cfg)
 
     def change_model(self, model): # → None
@@ -122,7 +126,7 @@ class Norm(Choice):
 VARIANTS['norm'] = Norm('norm', ('layer', 'rms'))
 VARIANTS['norm_weight'] = Switch('norm_weight')
 
-# %% ../../nbs/engine/modern.ipynb #74c868ae
+# %% ../../nbs/engine/modern.ipynb #8b339603
 class EmbeddingNorm(nn.Module):
     "What happens to the embedding before the first block: a norm, then dropout"
     def __init__(self, cfg:ModelConfig): # the model's config
@@ -133,6 +137,7 @@ class EmbeddingNorm(nn.Module):
     def forward(self, x): # (B, T, C) → (B, T, C)
         return self.drop(self.norm(x))
 
+# %% ../../nbs/engine/modern.ipynb #1dea0d8c
 class NormedEmbedding(Switch):
     "`embed_norm`: is the embedding normed?"
     def change_model(self, model): # → None
@@ -141,12 +146,13 @@ class NormedEmbedding(Switch):
 
 VARIANTS['embed_norm'] = NormedEmbedding('embed_norm')
 
-# %% ../../nbs/engine/modern.ipynb #d84ccb02
+# %% ../../nbs/engine/modern.ipynb #0c08ba5d
 class SquaredReLU(MLP):
     "An MLP whose activation is max(0, x)² (https://arxiv.org/abs/2109.08668)"
     def forward(self, x): # (B, T, C) → (B, T, C)
         return self.proj(F.relu(self.fc(x)).square())
 
+# %% ../../nbs/engine/modern.ipynb #8d419778
 class SwiGLU(MLP):
     "An MLP whose hidden numbers are gated by a second product (https://arxiv.org/abs/2002.05202)"
     def __init__(self, cfg:ModelConfig): # reads `d_model`, `d_hidden`, `bias`
@@ -161,7 +167,7 @@ ACTIVATIONS = dict(gelu=MLP, relu2=SquaredReLU, swiglu=SwiGLU) # name → class 
 class Activation(Choice):
     "`activation`: which MLP a block has"
     def change_block(self, block, cfg, layer): # → None
-        "Another class of MLP"
+        "Another class of MLP for `block`"
         if cfg.activation != 'gelu': block.mlp = ACTIVATIONS[cfg.activation](cfg)
 
     def kept(self, cfg): # → int
@@ -170,7 +176,7 @@ class Activation(Choice):
 
 VARIANTS['activation'] = Activation('activation', ACTIVATIONS)
 
-# %% ../../nbs/engine/modern.ipynb #da581a4f
+# %% ../../nbs/engine/modern.ipynb #66a1e144
 def sliding_mask(T:int, # queries: the newest `T` positions
                  S:int, # keys: all positions so far
                  window:int, # how many a query sees, its own included
@@ -181,6 +187,7 @@ def sliding_mask(T:int, # queries: the newest `T` positions
     back = at[S-T:, None] - at                                          # (T, S)
     return (back >= 0) & (back < window)
 
+# %% ../../nbs/engine/modern.ipynb #de491510
 def layer_window(cfg:ModelConfig, # reads `sliding_window`, `window_pattern`
                  layer:int, # which block, counted from 0
                 ) -> int: # positions; 0: all
@@ -214,13 +221,13 @@ class VariantAttention(MultiHeadAttention):
         return q, k, v
 
     def qkv_so_far(self, x, cache=None, cos_sin=None): # as in the lesson
-        "The cache holds the shared heads; here each query gets its own view of one"
+        "The `cache` holds the shared heads; here each query gets its own copy of one"
         q, k, v = super().qkv_so_far(x, cache, cos_sin)
         n = self.n_heads//self.n_kv_heads
         return (q, k, v) if n == 1 else (q, k.repeat_interleave(n, 1), v.repeat_interleave(n, 1))
 
     def windowed(self, x, cache, mask): # as for `forward` → a mask, or None for the causal one
-        "The mask, without what is beyond the window"
+        "The mask, without what is beyond the window; `cache` says how many keys came before"
         T = x.shape[1]
         S = T if cache is None else cache.length + T
         sees_all = not self.window or S <= self.window and not torch.jit.is_tracing()
@@ -229,12 +236,14 @@ class VariantAttention(MultiHeadAttention):
         return near if mask is None else mask & near
 
     def forward(self, x, cache=None, mask=None, cos_sin=None): # as in the lesson
+        "With `cache`, as in the lesson"
         return super().forward(x, cache, self.windowed(x, cache, mask), cos_sin)
 
     def attention_weights(self, x, cache=None, mask=None, cos_sin=None): # as in the lesson
+        "With `cache`, as in the lesson"
         return super().attention_weights(x, cache, self.windowed(x, cache, mask), cos_sin)
 
-# %% ../../nbs/engine/modern.ipynb #cc886aee
+# %% ../../nbs/engine/modern.ipynb #66356572
 class Heads(Variant):
     "`n_kv_heads`, with `qk_norm` and `sliding_window`: how a block attends"
     def problem(self, cfg): # the config to look at → a line, or None
@@ -249,7 +258,7 @@ class Heads(Variant):
                     'start as a copy; set mimetic_init=0, or n_kv_heads=None')
 
     def change_block(self, block, cfg, layer): # → None
-        "The class that can do all three"
+        "The class that can do all three, in `block`"
         plain = not cfg.qk_norm and cfg.kv_heads == cfg.n_heads and cfg.sliding_window is None
         if not plain: block.attn = VariantAttention(cfg, layer)
 
@@ -259,6 +268,7 @@ class Heads(Variant):
         if G == H: return cfg.qk_norm*(2*H + 2*C*(not rotary))
         return cfg.qk_norm*(H + G)*(cfg.head_dim + 1) - 2*C*rotary
 
+# %% ../../nbs/engine/modern.ipynb #cf29d0c6
 class Window(Variant):
     "`sliding_window`: how many positions a query sees"
     def problem(self, cfg): # the config to look at → a line, or None
@@ -267,6 +277,7 @@ class Window(Variant):
             return (f'sliding_window={cfg.sliding_window!r}: must be a whole number, at least 1; '
                     'None lets a query see all positions')
 
+# %% ../../nbs/engine/modern.ipynb #52b8ee17
 class Pattern(Variant):
     "`window_pattern`: which blocks slide"
     def problem(self, cfg): # the config to look at → a line, or None
@@ -283,13 +294,14 @@ VARIANTS['qk_norm'] = Switch('qk_norm')
 VARIANTS['sliding_window'] = Window('sliding_window')
 VARIANTS['window_pattern'] = Pattern('window_pattern')
 
-# %% ../../nbs/engine/modern.ipynb #4cc1b346
+# %% ../../nbs/engine/modern.ipynb #dbf40805
 def softcap(z:Tensor, # logits, any shape
             cap:float, # what they stay below
            ) -> Tensor: # same shape
     "Bend numbers so that they stay between −cap and cap"
     return cap*torch.tanh(z/cap)
 
+# %% ../../nbs/engine/modern.ipynb #b69197b5
 class SoftcapLinear(nn.Linear):
     "An output layer whose logits are soft-capped"
     def __init__(self, C:int, # numbers that describe a token
@@ -303,6 +315,7 @@ class SoftcapLinear(nn.Linear):
     def forward(self, x): # (..., C) → (..., V)
         return softcap(super().forward(x), self.cap)
 
+# %% ../../nbs/engine/modern.ipynb #57be3c71
 class Softcap(Variant):
     "`logit_softcap`: 0 as in GPT-2, or what the logits stay below"
     def problem(self, cfg): # the config to look at → a line, or None

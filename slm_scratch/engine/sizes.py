@@ -13,6 +13,11 @@ import torch
 from .config import VARIANTS
 from ..model import PRESETS, ModelConfig
 
+# %% ../../nbs/engine/sizes.ipynb #09975c8f
+def _n_in(cfg):
+    "How many matrices of an MLP lead from C to D: SwiGLU has a gate"
+    return 2 if cfg.activation == 'swiglu' else 1
+
 # %% ../../nbs/engine/sizes.ipynb #6928fb3c
 def count_parameters(cfg:ModelConfig, # the shape
                     ) -> dict: # how many in each part, and their 'total'
@@ -30,10 +35,6 @@ def count_parameters(cfg:ModelConfig, # the shape
                  lm_head=0 if cfg.tie_weights else V*C)
     return parts | dict(total=sum(parts.values()))
 
-def _n_in(cfg):
-    "How many matrices of an MLP lead from C to D: SwiGLU has a gate"
-    return 2 if cfg.activation == 'swiglu' else 1
-
 # %% ../../nbs/engine/sizes.ipynb #ed4ad54d
 def sizes_table(vocab_sizes:tuple=(50257, 10000), # a column for each
                ) -> str: # a markdown table
@@ -43,8 +44,7 @@ def sizes_table(vocab_sizes:tuple=(50257, 10000), # a column for each
     rows = [head, ['---', '---', *['---:']*(len(vocab_sizes) + 1)]]
     for name, cfg in PRESETS.items():
         n = [count_parameters(replace(cfg, vocab_size=v)) for v in vocab_sizes]
-        tables = 'token_embedding', 'position_embedding', 'lm_head'
-        inner = n[0]['total'] - sum(n[0][k] for k in tables)
+        inner = sum(n[0][k] for k in ('attention', 'mlp', 'norms'))
         counts = (f'{c/1e6:.2f}M' for c in (*(p['total'] for p in n), inner))
         rows.append([name, f'{cfg.d_model} / {cfg.n_heads} / {cfg.n_layers}', *counts])
     return '\n'.join('| ' + ' | '.join(r) + ' |' for r in rows)
@@ -55,8 +55,7 @@ def estimate_flops(cfg:ModelConfig, # the shape
                   ) -> dict: # floating point operations for one token: 'forward', 'training'
     "Multiplications and additions in matrix products; norms, softmax and GELU are negligible"
     V, C, L, D = cfg.vocab_size, cfg.d_model, cfg.n_layers, cfg.d_hidden
-    T = block_size or cfg.max_seq_len
-    kv = cfg.kv_heads*cfg.head_dim
+    T, kv = block_size or cfg.max_seq_len, cfg.kv_heads*cfg.head_dim
     weights = L*(2*C*(C + kv) + (_n_in(cfg) + 1)*C*D) + V*C # of all matrices that multiply
     attention = L*4*C*T                 # over all T, though the mask hides half
     forward = 2*weights + attention

@@ -154,10 +154,9 @@ def infer_config(state:dict, # weights under our names
     table = state.get('position_embedding.weight')
     rows = dict(positions=positions)
     if table is not None: rows = dict(positions='learned', max_seq_len=len(table))
-    d_ff = len(state['blocks.0.mlp.fc.weight'])
-    return dict(vocab_size=V, d_model=C, n_layers=len(blocks), d_ff=d_ff,
-                bias='blocks.0.mlp.fc.bias' in state, norm_weight='final_norm.weight' in state,
-                **rows)
+    return dict(vocab_size=V, d_model=C, n_layers=len(blocks), **rows,
+                d_ff=len(state['blocks.0.mlp.fc.weight']), bias='blocks.0.mlp.fc.bias' in state,
+                norm_weight='final_norm.weight' in state)
 
 # %% ../../nbs/engine/weights.ipynb #deb495f4
 def config_differences(theirs:dict, # fields of a file's config
