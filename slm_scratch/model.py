@@ -10,6 +10,7 @@ __all__ = ['MODEL_CONFIG', 'PRESETS', 'ModelConfig', 'as_config', 'LayerNorm', '
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from itertools import chain
 import torch
 from fastcore.basics import patch
 from torch import nn
@@ -33,6 +34,16 @@ class ModelConfig(FieldMapping):
     tie_weights:bool = True # one matrix for reading tokens in and writing them out?
     positions:str = 'learned' # a row for each position, as in GPT-2; or 'rotary'
     mimetic_init:float = 0.   # above 0: attention starts as a copy of what it looks at, times this
+    norm:str = 'layer'        # as in GPT-2; or 'rms', which divides by the size alone
+    norm_weight:bool = True   # a learned factor for each number that a norm gives?
+    embed_norm:bool = False   # norm the embedding, too, before the first block?
+    activation:str = 'gelu'   # in the MLP, as in GPT-2; or 'relu2', or 'swiglu'
+    qk_norm:bool = False      # norm each query and each key?
+    n_kv_heads:int|None = None     # heads of keys and values; None means n_heads
+    sliding_window:int|None = None # positions that a query sees, with its own; None means all
+    window_pattern:str = 'S'  # a letter a block, again and again: 'S' slides, 'L' sees all
+    logit_softcap:float = 0.  # above 0: logits are bent to stay below it
+    zero_init:bool = False    # do the projections into the stream start at zero?
 
     def __post_init__(self):
         for f in fields(self):
@@ -51,6 +62,10 @@ class ModelConfig(FieldMapping):
     def head_dim(self):
         "hs, the width of a head"
         return self.d_model // self.n_heads
+    @property
+    def kv_heads(self):
+        "Heads of keys and values"
+        return self.n_kv_heads or self.n_heads
 
 # %% ../nbs/03_model.ipynb #1aa99362
 def as_config(config, # a `ModelConfig`, or a dict of its fields
@@ -114,13 +129,16 @@ class MLP(nn.Module):
 # %% ../nbs/03_model.ipynb #4303b531
 class Block(nn.Module):
     "One layer of GPT-2: attention, then an MLP; each reads a normed stream and adds to it"
-    def __init__(self, cfg:ModelConfig): # the model's config
+    def __init__(self, cfg:ModelConfig, # the model's config
+                 layer:int=0, # which block it is, counted from 0: only variants ask
+                ):
         super().__init__()
         self.norm1 = nn.LayerNorm(cfg.d_model, bias=cfg.bias)
         self.attn = MultiHeadAttention(cfg.d_model, cfg.n_heads, cfg.dropout, cfg.bias)
         self.norm2 = nn.LayerNorm(cfg.d_model, bias=cfg.bias)
         self.mlp = MLP(cfg)
         self.drop = nn.Dropout(cfg.dropout)
+        for variant in VARIANTS.values(): variant.change_block(self, cfg, layer)
 
     def forward(self, x, # (B, T, C) the residual stream
                 cache=None, # `KVCache` of this layer: T new tokens after `cache.length` old ones
@@ -162,9 +180,10 @@ class SmallLanguageModel(nn.Module):
         self.token_embedding = table(V)
         if cfg.positions == 'learned': self.position_embedding = table(cfg.max_seq_len)
         self.drop = nn.Dropout(cfg.dropout)
-        self.blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.n_layers))
+        self.blocks = nn.ModuleList(Block(cfg, i) for i in range(cfg.n_layers))
         self.final_norm = nn.LayerNorm(C, bias=cfg.bias)
         self.lm_head = nn.Linear(C, V, bias=False, device='meta' if tied else None)
+        for variant in VARIANTS.values(): variant.change_model(self)
         if tied: self.lm_head.weight = self.token_embedding.weight
         init_weights(self, cfg.n_layers)
         for variant in VARIANTS.values(): variant.init(self)
@@ -231,16 +250,16 @@ def embed(self:SmallLanguageModel, ids, # (B, T) int64
 @patch(as_prop=True)
 def device(self:SmallLanguageModel): # torch.device
     "Where the weights are"
-    return next(self.parameters()).device
+    return next(chain(self.parameters(), self.buffers())).device # in int8 there are buffers
 
 @patch
 def make_kv_caches(self:SmallLanguageModel, batch:int, # B: sequences at once
                    max_len:int=None, # positions to make room for; None: `max_seq_len`
                   ) -> list: # one empty `KVCache` for each block
     "Room for the keys and values of the tokens already seen"
-    c, w = self.config, next(self.parameters()) # a cache adapts if the first keys have another type
-    rows = max_len or c.max_seq_len
-    return [KVCache(batch, c.n_heads, rows, c.head_dim, w.device, w.dtype) for _ in self.blocks]
+    c, rows = self.config, max_len or self.config.max_seq_len
+    w = next(chain(self.parameters(), self.buffers())) # a cache adapts if keys have another type
+    return [KVCache(batch, c.kv_heads, rows, c.head_dim, w.device, w.dtype) for _ in self.blocks]
 
 # %% ../nbs/03_model.ipynb #dcad234a
 @patch

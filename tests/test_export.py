@@ -4,6 +4,7 @@ import json, math, os, shutil, subprocess, sys
 from pathlib import Path
 import pytest, torch
 from slm_scratch import ModelConfig, SmallLanguageModel, Tokenizer
+from slm_scratch.engine.modern import MODERN
 from slm_scratch.engine.variants import POSITIONS
 from slm_scratch.generate import Sampler
 
@@ -52,9 +53,17 @@ def check_transformers(m, folder):
     pairs = zip(m.named_parameters(), back.parameters(), strict=True)
     for (name, a), b in pairs: assert torch.equal(a, b), name
 
-@pytest.mark.parametrize('changes', [{}, dict(tie_weights=False, d_ff=None)], ids=str)
+TRAVELLERS = [{}, dict(tie_weights=False, d_ff=None), dict(positions='rotary')]
+
+@pytest.mark.parametrize('changes', TRAVELLERS, ids=str)
 def test_transformers_own_vocabulary(own, tmp_path, changes):
     check_transformers(random_model(own, **changes), tmp_path)
+
+def test_transformers_modern(own, tmp_path):
+    "The block of the modern presets is a NanoChat"
+    if not hasattr(pytest.importorskip('transformers'), 'NanoChatForCausalLM'):
+        pytest.skip('this version of transformers has no NanoChat')
+    check_transformers(random_model(own, **MODERN), tmp_path)
 
 def test_transformers_gpt2_vocabulary(tmp_path):
     "All 50,257 tokens, each of them the token of the same text on both sides"
@@ -84,11 +93,12 @@ def test_int8_file(own, tmp_path):
     alone = m8.generate(prompt, **few)
     assert m8.generate([prompt, 'a'], **few)[0] == alone, 'integers do not depend on the batch'
 
-def test_gguf_names(own, tmp_path):
-    "The names are those that the package gguf, and so llama.cpp, has for a GPT-2"
+@pytest.mark.parametrize('positions, arch', [('learned', 'GPT2'), ('rotary', 'GPTNEOX')])
+def test_gguf_names(own, tmp_path, positions, arch):
+    "The names are those that the package gguf, and so llama.cpp, has for the architecture"
     gguf = pytest.importorskip('gguf')
-    random_model(own, tie_weights=False).save_gguf(tmp_path/'m.gguf')
-    tensors = gguf.MODEL_TENSORS[gguf.MODEL_ARCH.GPT2]
+    random_model(own, tie_weights=False, positions=positions).save_gguf(tmp_path/'m.gguf')
+    tensors = gguf.MODEL_TENSORS[gguf.MODEL_ARCH[arch]]
     known = {gguf.TENSOR_NAMES[t].format(bid=i) for t in tensors for i in range(3)}
     names = {t.name.rpartition('.')[0] for t in gguf.GGUFReader(tmp_path/'m.gguf').tensors}
     assert names == known
@@ -127,12 +137,13 @@ console.log(JSON.stringify({ids, said}));
 process.exit(0);
 '''
 
-def test_llama_cpp(own, tmp_path):
+@pytest.mark.parametrize('positions', POSITIONS)
+def test_llama_cpp(own, tmp_path, positions):
     pytest.importorskip('gguf')
     modules = Path(os.environ.get('SLM_NODE_LLAMA') or Path(sys.prefix)/'node')/'node_modules'
     if not (shutil.which('node') and (modules/'node-llama-cpp').exists()):
         pytest.skip('needs Node.js and llama.cpp from npm: make llama')
-    m = random_model(own)
+    m = random_model(own, positions=positions)
     m.save_gguf(tmp_path/'m.gguf')
     (tmp_path/'node_modules').symlink_to(modules.resolve())
     (tmp_path/'check.mjs').write_text(SCRIPT, encoding='utf-8')

@@ -76,12 +76,17 @@ class Size(IntEnum): heads = 3
 odd_numbers = dict(vocab_size=np.int64(V), d_model=np.uint8(24), n_heads=Size.heads,
                    n_layers=torch.tensor(2), max_seq_len=np.array(32), d_ff=np.int32(40),
                    dropout=np.float32(.25), bias=np.bool_(True), tie_weights=np.True_,
-                   positions=np.str_('learned'), mimetic_init=Fraction(1, 2))
+                   positions=np.str_('learned'), mimetic_init=Fraction(1, 2),
+                   norm=np.str_('rms'), norm_weight=np.False_, embed_norm=np.True_,
+                   activation=np.str_('relu2'), qk_norm=np.True_, n_kv_heads=np.int16(3),
+                   sliding_window=torch.tensor(4), window_pattern=np.str_('SL'),
+                   logit_softcap=np.int64(15), zero_init=np.False_)
 
 def test_numbers_of_numpy_and_torch(own, tmp_path):
     "Each becomes Python's own, so that a file with it can be loaded"
     c = ModelConfig(**odd_numbers)
-    assert [type(v) for v in c.values()] == [int]*6 + [float, bool, bool, str, float]
+    kinds = [int]*6 + [float, bool, bool, str, float, str, bool, bool, str, bool]
+    assert [type(v) for v in c.values()] == kinds + [int, int, str, float, bool]
     SmallLanguageModel(c, own).save(tmp_path/'m.pth')
     assert SmallLanguageModel.load(tmp_path/'m.pth').config == c
 

@@ -19,15 +19,15 @@ nbs_dir = root/cfg['nbs_path']
 order = ('files', 'entries', 'guards', 'byte_order', 'pair_counts', 'tokenizer', 'gpt2',
          'encode', 'vocab', 'grammar', 'tales', 'data', 'token_file', 'encodings', 'texts',
          'download', 'inputs', 'corpus', 'prepare', 'attention', 'config', 'model', 'variants',
-         'sizes', 'parts', 'weights', 'hf_tokenizer', 'huggingface', 'formats', 'kernels',
-         'int8', 'box', 'changes', 'device', 'signatures', 'streaming', 'limits', 'generate',
-         'fast', 'lens', 'web', 'loss', 'optim', 'distributed', 'memorization', 'evaluate',
-         'scorecard', 'live', 'figures_tokenizer', 'figures_attention', 'figures_model',
-         'figures_train', 'figures_generate', 'live_data', 'live_attention', 'live_model',
-         'live_train', 'live_generate', 'outputs', 'run', 'progress', 'checks', 'report',
-         'trainer', 'train', 'exercises', 'answers_tokenizer', 'answers_data',
-         'answers_attention', 'answers_model', 'answers_train', 'answers_generate', 'options',
-         'shell', 'cli', 'demo')
+         'modern', 'sizes', 'parts', 'weights', 'hf_tokenizer', 'layouts', 'huggingface',
+         'formats', 'kernels', 'int8', 'box', 'changes', 'device', 'signatures', 'streaming',
+         'limits', 'generate', 'fast', 'lens', 'web', 'loss', 'optim', 'distributed',
+         'memorization', 'evaluate', 'scorecard', 'live', 'figures_tokenizer',
+         'figures_attention', 'figures_model', 'figures_train', 'figures_generate',
+         'live_data', 'live_attention', 'live_model', 'live_train', 'live_generate', 'outputs',
+         'run', 'progress', 'checks', 'report', 'trainer', 'train', 'exercises',
+         'answers_tokenizer', 'answers_data', 'answers_attention', 'answers_model',
+         'answers_train', 'answers_generate', 'options', 'shell', 'cli', 'demo')
 lesson_modules = ('tokenizer', 'data', 'attention', 'model', 'generate', 'train')
 
 def text(s): return ''.join(s) if isinstance(s, list) else s

@@ -16,14 +16,18 @@ from .config import VARIANTS
 from ..model import MLP, Block, SmallLanguageModel
 from .parts import (
     COMPUTING, PartSpec, changed_settings, meta_model, own_tensors, part_spec)
-from .int8 import Int8Embedding, Int8Linear
+from .modern import (
+    EmbeddingNorm, RMSNorm, SoftcapLinear, SquaredReLU, SwiGLU, VariantAttention)
+from .int8 import Int8Embedding, Int8Linear, Int8SoftcapLinear
 
 # %% ../../nbs/engine/changes.ipynb #ecff7546
 # the functions that faster decoders rely on
 FORMULAS = (*COMPUTING, '__init__', '__call__', '_call_impl', '_wrapped_call_impl', '__getattr__',
-            'qkv_so_far', 'make_kv_caches', 'device', 'cos_sin')
+            'qkv_so_far', 'windowed', 'make_kv_caches', 'device', 'cos_sin', 'change_block',
+            'change_model')
 OWN_PARTS = (SmallLanguageModel, Block, MultiHeadAttention, MLP, nn.ModuleList, nn.Linear,
-             nn.Embedding, nn.LayerNorm, nn.Dropout, Int8Linear, Int8Embedding)
+             nn.Embedding, nn.LayerNorm, nn.Dropout, Int8Linear, Int8Embedding, VariantAttention,
+             SquaredReLU, SwiGLU, RMSNorm, EmbeddingNorm, SoftcapLinear, Int8SoftcapLinear)
 
 # %% ../../nbs/engine/changes.ipynb #302f7674
 def _ingredients(f):
@@ -147,7 +151,8 @@ def eval_mode(
 
 def _one_type_devices(model):
     "The kinds of device on which all weights have one type; none if they have several types"
-    kinds = {(p.device.type, p.dtype) for p in model.parameters() if p.is_floating_point()}
+    tensors = (*model.parameters(), *model.buffers())
+    kinds = {(t.device.type, t.dtype) for t in tensors if t.is_floating_point()}
     one_type = len({dtype for _, dtype in kinds}) == 1
     return {device for device, _ in kinds} | {'cpu'} if one_type else ()
 

@@ -77,6 +77,12 @@ class Variant:
     def cos_sin(self, cfg, positions): # config, positions (T,) or (B, T) → two tensors, or None
         "The angles by which queries and keys are turned"
 
+    def change_block(self, block, cfg, layer): # a fresh `Block`, config, which one it is → None
+        "Replace parts of `block`, which is GPT-2's"
+
+    def change_model(self, model): # fresh, its blocks done → None
+        "Replace parts of a model outside its blocks"
+
     def init(self, model): # → None
         "Change the first weights of `model` in place"
 
@@ -85,7 +91,9 @@ class Variant:
         return 0
 
 # %% ../../nbs/engine/config.ipynb #5b8caf19
-VARIANTS = {name: Variant(name) for name in ('positions', 'mimetic_init')}
+VARIANTS = {name: Variant(name) for name in (
+    'positions', 'mimetic_init', 'norm', 'norm_weight', 'embed_norm', 'activation', 'qk_norm',
+    'n_kv_heads', 'sliding_window', 'window_pattern', 'logit_softcap', 'zero_init')}
 
 # %% ../../nbs/engine/config.ipynb #31b4d42a
 def _size_problems(cfg):

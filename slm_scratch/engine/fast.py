@@ -7,10 +7,11 @@ __all__ = ['MIN_VOCAB_FOR_TOPK_HEAD', 'functional_copy', 'TopKHead', 'topk_head'
            'topk_head_pays', 'offer_fast_decoder']
 
 # %% ../../nbs/engine/fast.ipynb #235c8d10
-import weakref
+import math, weakref
 import torch
 from torch import Tensor, nn
 from ..model import SmallLanguageModel
+from .modern import RMSNorm, SoftcapLinear, softcap
 from .kernels import bit_sums, compile_linear
 from .int8 import (
     Int8Linear, compile_int8_linear, int8_kernel, quantize_rows)
@@ -19,11 +20,29 @@ from ..generate import Decoder, register_decoder
 # %% ../../nbs/engine/fast.ipynb #ab040168
 def _compile(module):
     "A module's `forward` for one vector, with cheaper parts; of a list of modules, the list"
+    if isinstance(module, SoftcapLinear): return _compile_softcap(module)
     if isinstance(module, nn.Linear): return compile_linear(module)
     if isinstance(module, Int8Linear): return compile_int8_linear(module)
+    if isinstance(module, RMSNorm): return _compile_rms_norm(module)
     if isinstance(module, nn.Dropout): return lambda x: x
     if isinstance(module, nn.ModuleList): return [_compile(m) for m in module]
     return functional_copy(module).forward
+
+# %% ../../nbs/engine/fast.ipynb #da6132e2
+def _compile_softcap(head):
+    "An output layer with a soft cap"
+    product = compile_linear(head)
+    return lambda x: softcap(product(x), head.cap)
+
+# %% ../../nbs/engine/fast.ipynb #7f0ab72b
+def _compile_rms_norm(norm):
+    "An RMS norm of one vector: a dot product and one multiplication, or two"
+    n, eps, weight = math.prod(norm.normalized_shape), norm.eps, norm.weight
+    def run(x):
+        flat = x.view(-1)
+        y = x/math.sqrt(torch.dot(flat, flat).item()/n + eps)
+        return y if weight is None else y*weight
+    return run
 
 # %% ../../nbs/engine/fast.ipynb #1e44908b
 def functional_copy(
@@ -96,6 +115,7 @@ class FastDecoder(Decoder):
         super().__init__(model, contexts, max_new_tokens)
         self.n_logits, self.clone = n_logits, functional_copy(model, but=('lm_head',))
         self.head = topk_head(model) if n_logits else None
+        self.cap = model.config.logit_softcap
         self.lm_head = None if n_logits else _compile(model.lm_head)
 
     def forward(self,
@@ -106,6 +126,7 @@ class FastDecoder(Decoder):
         h = self.clone.hidden_states(torch.tensor(ids, device='cpu'), self.caches) # (1, 1, C)
         if self.head is None: return self.lm_head(h)[0].float()
         best, best_ids = self.head(h[0, 0], self.n_logits)
+        if self.cap: best = softcap(best, self.cap) # it keeps the order
         logits = torch.full((1, self.model.config.vocab_size), -torch.inf, device='cpu')
         logits[0, best_ids] = best.float()
         return logits

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MANY_ROWS', 'INT8_KERNELS', 'quantize_rows', 'Int8Kernel', 'has_exact_kernel', 'has_bf16_kernel', 'int8_kernel',
-           'int8_matmul', 'Int8Linear', 'widened', 'Int8Embedding', 'compile_int8_linear']
+           'int8_matmul', 'Int8Linear', 'Int8SoftcapLinear', 'widened', 'Int8Embedding', 'compile_int8_linear']
 
 # %% ../../nbs/engine/int8.ipynb #ce8bc320
 import contextlib, copy, functools, math
@@ -16,6 +16,7 @@ from torch import nn, Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 from .kernels import choose_kernel
 from ..model import SmallLanguageModel
+from .modern import SoftcapLinear, softcap
 
 # %% ../../nbs/engine/int8.ipynb #d2b5cfaa
 def quantize_rows(
@@ -179,6 +180,19 @@ class Int8Linear(nn.Module):
         y = int8_matmul(x.reshape(-1, x.shape[-1]), self.weight, self.wide)*self.scale
         return (y if self.bias is None else y + self.bias).view(*x.shape[:-1], -1)
 
+# %% ../../nbs/engine/int8.ipynb #fa4ef032
+class Int8SoftcapLinear(Int8Linear):
+    "An output layer with a soft cap, whose weights take one byte each"
+    def __init__(self,
+        layer:SoftcapLinear, # what it replaces
+    ):
+        super().__init__(layer)
+        self.cap = layer.cap
+
+    def forward(self, x:Tensor, # (..., C)
+    ) -> Tensor: # (..., V)
+        return softcap(super().forward(x), self.cap)
+
 # %% ../../nbs/engine/int8.ipynb #1d73a5d9
 @contextlib.contextmanager
 def widened(
@@ -216,7 +230,8 @@ def quantize(self:SmallLanguageModel
     for name, part in [*model.named_modules()]:
         parent, _, last = name.rpartition('.')
         if isinstance(part, nn.Linear):
-            setattr(model.get_submodule(parent), last, Int8Linear(part))
+            kind = Int8SoftcapLinear if isinstance(part, SoftcapLinear) else Int8Linear
+            setattr(model.get_submodule(parent), last, kind(part))
     head, tied = model.lm_head, self.config.tie_weights
     if tied: table = head.weight, head.scale
     else: table = quantize_rows(self.token_embedding.weight.detach())
@@ -230,7 +245,9 @@ def compile_int8_linear(
     "`layer` as a function of one vector"
     kernel, makers = layer.kernel, {_EXACT: _compile_exact, _BF16: _compile_bf16}
     if layer.scale.dtype != torch.float32 or kernel not in makers: return layer.forward
-    return makers[kernel](layer)
+    run = makers[kernel](layer)
+    capped = isinstance(layer, Int8SoftcapLinear)
+    return (lambda x: softcap(run(x), layer.cap)) if capped else run
 
 # %% ../../nbs/engine/int8.ipynb #b2763c6a
 def _compile_exact(layer):

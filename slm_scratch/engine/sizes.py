@@ -13,17 +13,25 @@ import torch
 from .config import VARIANTS
 from ..model import PRESETS, ModelConfig
 
+# %% ../../nbs/engine/sizes.ipynb #09975c8f
+def _n_in(cfg):
+    "How many matrices of an MLP lead from C to D: SwiGLU has a gate"
+    return 2 if cfg.activation == 'swiglu' else 1
+
 # %% ../../nbs/engine/sizes.ipynb #6928fb3c
 def count_parameters(cfg:ModelConfig, # the shape
                     ) -> dict: # how many in each part, and their 'total'
     "Count the parameters of a model without building it"
     V, C, L, D, b = cfg.vocab_size, cfg.d_model, cfg.n_layers, cfg.d_hidden, int(cfg.bias)
     rows = cfg.max_seq_len if cfg.positions == 'learned' else 0
+    kv, n_in = cfg.kv_heads*cfg.head_dim, _n_in(cfg)
+    shifted = b if cfg.norm == 'layer' else 0 # an RMS norm has no bias
     parts = dict(token_embedding=V*C,
                  position_embedding=rows*C,
-                 attention=L*(4*C*C + 4*C*b),  # qkv: C → 3C, proj: C → C
-                 mlp=L*(2*C*D + (D + C)*b),    # fc: C → D, proj: D → C
-                 norms=(2*L + 1)*C*(1 + b),    # two in a block, and the last one
+                 attention=L*(C + b)*2*(C + kv), # q, proj: C → C, k, v: C → kv
+                 mlp=L*(n_in*(C + b)*D + (D + b)*C), # fc, perhaps gate: C → D, proj: D → C
+                 # two in a block, the last one, and perhaps the embedding's
+                 norms=(2*L + 1 + cfg.embed_norm)*C*(1 + shifted)*cfg.norm_weight,
                  lm_head=0 if cfg.tie_weights else V*C)
     return parts | dict(total=sum(parts.values()))
 
@@ -36,7 +44,7 @@ def sizes_table(vocab_sizes:tuple=(50257, 10000), # a column for each
     rows = [head, ['---', '---', *['---:']*(len(vocab_sizes) + 1)]]
     for name, cfg in PRESETS.items():
         n = [count_parameters(replace(cfg, vocab_size=v)) for v in vocab_sizes]
-        inner = n[0]['total'] - n[0]['token_embedding'] - n[0]['position_embedding']
+        inner = sum(n[0][k] for k in ('attention', 'mlp', 'norms'))
         counts = (f'{c/1e6:.2f}M' for c in (*(p['total'] for p in n), inner))
         rows.append([name, f'{cfg.d_model} / {cfg.n_heads} / {cfg.n_layers}', *counts])
     return '\n'.join('| ' + ' | '.join(r) + ' |' for r in rows)
@@ -47,8 +55,8 @@ def estimate_flops(cfg:ModelConfig, # the shape
                   ) -> dict: # floating point operations for one token: 'forward', 'training'
     "Multiplications and additions in matrix products; norms, softmax and GELU are negligible"
     V, C, L, D = cfg.vocab_size, cfg.d_model, cfg.n_layers, cfg.d_hidden
-    T = block_size or cfg.max_seq_len
-    weights = L*(4*C*C + 2*C*D) + V*C   # of all matrices that multiply
+    T, kv = block_size or cfg.max_seq_len, cfg.kv_heads*cfg.head_dim
+    weights = L*(2*C*(C + kv) + (_n_in(cfg) + 1)*C*D) + V*C # of all matrices that multiply
     attention = L*4*C*T                 # over all T, though the mask hides half
     forward = 2*weights + attention
     return dict(forward=forward, training=3*forward)
@@ -65,9 +73,12 @@ def estimate_bytes(cfg:ModelConfig, # the shape
     norms, qkv, heads, mlp = 4*C, 3*C, C, 2*D # in and out
     small = H + 4 # softmax, and two numbers for each norm
     block = norms + qkv + heads + mlp + small + sum(v.kept(cfg) for v in VARIANTS.values())
+    one_norm = C + 2 + VARIANTS['norm'].kept(cfg)//2 # what it gives, and what it keeps
+    ends = C + one_norm*(1 + cfg.embed_norm)
+    tables = 4 if cfg.logit_softcap else 3 # the cap keeps one
     return dict(weights=size*P, gradients=size*P, optimizer=2*size*P,
-                activations=size*N*(L*block + 2*C + 2),
-                logits=3*size*N*cfg.vocab_size, kv_cache=size*N*2*L*C)
+                activations=size*N*(L*block + ends), logits=tables*size*N*cfg.vocab_size,
+                kv_cache=size*N*2*L*cfg.kv_heads*cfg.head_dim)
 
 # %% ../../nbs/engine/sizes.ipynb #d1d37544
 def estimate_memory(
@@ -83,7 +94,7 @@ def estimate_memory(
     inputs = 4*batch_size*block_size*cfg.d_model*cfg.n_layers # what each block reads
     if checkpoint_activations: need['activations'] = one + inputs
     some = min(rows, batch_size*block_size) + cfg.d_model # a few rows, and the head's gradient
-    need['logits'] = 4*some*cfg.vocab_size
+    if not cfg.logit_softcap: need['logits'] = 4*some*cfg.vocab_size # else all rows at once
     return {k: v for k, v in need.items() if k != 'kv_cache'}
 
 # %% ../../nbs/engine/sizes.ipynb #f57443ca

@@ -154,16 +154,17 @@ def infer_config(state:dict, # weights under our names
     table = state.get('position_embedding.weight')
     rows = dict(positions=positions)
     if table is not None: rows = dict(positions='learned', max_seq_len=len(table))
-    d_ff = len(state['blocks.0.mlp.fc.weight'])
-    return dict(vocab_size=V, d_model=C, n_layers=len(blocks), d_ff=d_ff,
-                bias='final_norm.bias' in state, **rows)
+    return dict(vocab_size=V, d_model=C, n_layers=len(blocks), **rows,
+                d_ff=len(state['blocks.0.mlp.fc.weight']), bias='blocks.0.mlp.fc.bias' in state,
+                norm_weight='final_norm.weight' in state)
 
 # %% ../../nbs/engine/weights.ipynb #deb495f4
 def config_differences(theirs:dict, # fields of a file's config
                        cfg:ModelConfig, # the model's
                       ) -> dict: # field: (the file's, the model's)
     "Fields that differ and that weights depend on: not dropout, nor how they began"
-    full = lambda c: c | dict(d_ff=c.get('d_ff') or 4*c['d_model'], dropout=None, mimetic_init=None)
+    began = dict(dropout=None, mimetic_init=None, zero_init=None)
+    full = lambda c: c | dict(d_ff=c.get('d_ff') or 4*c['d_model'], **began)
     theirs, ours = full(theirs), full(asdict(cfg))
     return {k: (v, ours[k]) for k, v in theirs.items() if v != ours[k]}
 
