@@ -35,10 +35,11 @@ from .model import ModelConfig, MODEL_CONFIG, PRESETS, SmallLanguageModel
 from .engine import variants as _variants, weights as _weights, huggingface as _huggingface
 from .engine import formats as _formats, int8 as _int8, box as _box
 from .generate import GenerationConfig
-from .engine import fast as _fast, lens as _lens
+from .engine import fast as _fast, lens as _lens, web as _web
 from .engine.evaluate import evaluate
 from .train import LanguageModelTrainer, TrainConfig
-del _gpt2, _encode, _vocab, _variants, _weights, _huggingface, _formats, _int8, _box, _fast, _lens
+del _gpt2, _encode, _vocab, _variants, _weights, _huggingface, _formats, _int8, _box, _fast
+del _lens, _web
 
 __all__ = ['Tokenizer', 'ModelConfig', 'MODEL_CONFIG', 'PRESETS', 'SmallLanguageModel',
            'LanguageModelTrainer', 'TrainConfig', 'GenerationConfig', 'evaluate',

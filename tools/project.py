@@ -20,7 +20,7 @@ order = ('files', 'entries', 'guards', 'tokenizer', 'gpt2', 'encode', 'vocab', '
          'tales', 'data', 'token_file', 'encodings', 'texts', 'download', 'inputs', 'corpus',
          'prepare', 'attention', 'config', 'model', 'variants', 'sizes', 'parts', 'weights',
          'hf_tokenizer', 'huggingface', 'formats', 'kernels', 'int8', 'box', 'changes', 'device',
-         'signatures', 'streaming', 'limits', 'generate', 'fast', 'lens', 'loss', 'optim',
+         'signatures', 'streaming', 'limits', 'generate', 'fast', 'lens', 'web', 'loss', 'optim',
          'distributed', 'memorization', 'evaluate', 'figures_tokenizer', 'figures_attention',
          'figures_model', 'figures_train', 'outputs', 'run', 'progress', 'checks', 'report',
          'trainer', 'train', 'exercises', 'answers_tokenizer', 'answers_data',
