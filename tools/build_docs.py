@@ -166,7 +166,7 @@ class Page:
         if n: said += f'<span id="solved" data-of="{n}">{n} exercises</span>'
         return f'<p class="facts">{said}</p>'
 
-    def html(self, template, pages, play):
+    def html(self, template, pages):
         "The whole page, between its neighbours"
         i, esc, site = pages.index(self), html.escape, cfg['title']
         is_first = self.name == 'index'
@@ -179,7 +179,7 @@ class Page:
         fill = dict(name=self.name, shelf=self.shelf or self.name, promise=esc(self.promise),
                     body=self.body, site=esc(site), git=cfg['git_url'], year=cfg['copyright'],
                     full_title=esc(full_title), nav=navigation(self, pages), toc=''.join(entries),
-                    head='' if is_first else head, play=play,
+                    head='' if is_first else head,
                     prev=self.neighbour(pages, i-1, 'prev', 'Before'),
                     next=self.neighbour(pages, i+1, 'next', 'Next'),
                     katex=katex if 'class="katex' in self.body else '')
@@ -272,15 +272,11 @@ def reference_pages(nbs, new_writer):
 # ---- the page where the model writes ----
 
 def write_play(site):
-    "The page that runs the model in the box, once the package can write one; is it there?"
-    try: from slm_scratch.engine.web import web_page
-    except ModuleNotFoundError as e:
-        if e.name != 'slm_scratch.engine.web': raise
-        return False
+    "The page that runs the model in the box"
     from slm_scratch import SmallLanguageModel
+    from slm_scratch.engine.web import web_page
     model = SmallLanguageModel.from_pretrained('tales-tiny')
     write(site/'play.html', web_page(model, home='index.html'))
-    return True
 
 def build(site):
     "Build the site in the folder `site`; the number of its pages"
@@ -289,7 +285,7 @@ def build(site):
     shutil.copytree(here, site/'assets', ignore=shutil.ignore_patterns(*templates))
     if (root/'images').exists(): shutil.copytree(root/'images', site/'images')
     write(site/'.nojekyll', '')
-    has_play = write_play(site)
+    write_play(site)
     nbs, maths, pictures = notebooks(), Maths(), {}
     new_writer = lambda: Writer(nbs, maths, site, pictures)
     pages = [lesson_page(nb, new_writer()) for nb in nbs]
@@ -297,7 +293,7 @@ def build(site):
     references, names = reference_pages(nbs, new_writer)
     pages = [*(p for p in pages if p not in rooms), engine_page(rooms), *rooms, *references]
     first = (here/'first.html').read_text(encoding='utf-8')
-    pages[0].body = filled(first, front_page(nbs, pages, has_play)) + pages[0].body
+    pages[0].body = filled(first, front_page(pages)) + pages[0].body
 
     found = [row for p in pages if p.shelf != 'reference'
              for row in p.sections(maths.as_tex(p.body))]
@@ -306,9 +302,8 @@ def build(site):
     bodies = maths.set([p.body for p in pages], site/'assets'/'katex')
     for p,body in zip(pages, bodies, strict=True): p.body = body
     template = (here/'page.html').read_text(encoding='utf-8')
-    play = '<a class="play" href="play.html">Play</a>' if has_play else ''
-    for p in pages: write(site/f'{p.name}.html', p.html(template, pages, play))
-    return len(pages) + has_play
+    for p in pages: write(site/f'{p.name}.html', p.html(template, pages))
+    return len(pages) + 1
 
 if __name__ == '__main__':
     ap = argparse.ArgumentParser(description=__doc__)

@@ -132,21 +132,16 @@ def guide(page):
     return (f'<li><a href="{page.name}.html" data-page="{page.name}"><b>{esc(page.title)}</b>'
             f'<small>{esc(page.promise)}</small></a></li>')
 
-story = ('<img src="images/story.svg" width="640" height="400" '
-         'alt="A story, coloured by how much each token surprised the model that wrote it">')
-frame = ('<iframe src="play.html#small" loading="lazy" '
-         'title="The model in the box writes a story"></iframe>')
-
-def front_page(nbs, pages, has_play):
+def front_page(pages):
     "What fills the template of the first page"
     by_name, pictures = {p.name: p for p in pages}, drawings()
     colab = 'https://colab.research.google.com/github'
     index = f"{colab}/{cfg['user']}/{cfg['repo']}/blob/{cfg['branch']}"
     minutes = sum(p.minutes for p in pages if p.shelf == 'lesson')
     return dict(
-        promise=esc(pages[0].promise), speaks=frame if has_play else story,
-        colab=f"{index}/{cfg['nbs_path']}/00_tokenizer.ipynb", site=esc(cfg['title']),
-        hours=f'{minutes/60:.0f}', git=cfg['git_url'],
+        promise=esc(pages[0].promise),
+        colab=f"{index}/{cfg['nbs_path']}/00_tokenizer.ipynb",
+        hours=f'{minutes/60:.0f}',
         exercises=str(sum(len(p.exercises) for p in pages)),
         rooms=str(sum(p.shelf == 'room' for p in pages)),
         steps=''.join(card(by_name[n], pictures[n]) for n in steps),
