@@ -1,6 +1,6 @@
 """The page where a model writes (engine/web), in a headless Chromium: its numbers are Python's, and
 text stays text."""
-import base64, json, re, shutil, warnings
+import base64, json, re, shutil, time, warnings
 import pytest, torch
 from slm_scratch import ModelConfig, SmallLanguageModel, Tokenizer, check_tale
 from slm_scratch.attention import softmax
@@ -9,7 +9,7 @@ from slm_scratch.engine.web import packed_model, verdict_lines, web_page
 from slm_scratch.generate import GenerationConfig, Sampler, keep_min_p, keep_top_k, keep_top_p
 
 GREEDY = dict(temperature=0, top_k=None, top_p=None, min_p=None, repetition_penalty=1,
-              max_new_tokens=60, seed=0)
+              max_new_tokens=40, seed=0)
 ready = "document.getElementById('status').textContent === 'Ready.'"
 
 # ---- models and their pages, each written once ----
@@ -32,9 +32,9 @@ EVIL = ['<script>', '</script>', '<script>document.title="bad"</script>', '<!--'
 def models(single_thread):
     "By name, with the weights that the page has"
     tok = Tokenizer.train([t.text for t in tales(50)], 300)
-    ranks = tok.ranks | {t.encode(): 299 + i for i, t in enumerate(EVIL) if t.encode() not in tok.ranks}
-    ranks = {t: i for i, t in enumerate(ranks)}
-    odd, evil = random_model(tok), random_model(Tokenizer(ranks, name='</script>'), bias=True)
+    ranks = {t: i for i, t in enumerate(dict.fromkeys([*tok.ranks, *map(str.encode, EVIL)]))}
+    hostile = Tokenizer(ranks, name='</script>')
+    odd, evil = random_model(tok), random_model(hostile, bias=True, max_seq_len=64)
     found = dict(box=SmallLanguageModel.from_pretrained('tales-tiny'), odd=odd, evil=evil)
     return {name: packed_model(m)[1] for name, m in found.items()}
 
@@ -51,9 +51,22 @@ def at(page, pages):
     "Open a page unless it is open, and give its tab"
     def go(name, end='', wait=ready):
         uri = (pages/f'{name}.html').as_uri() + end
-        if page.tab.url != uri: page.goto(uri, wait)
+        if page.tab.url != uri: open_page(page, uri, wait)
         return page
     return go
+
+def until(tab, condition):
+    "Wait until a JavaScript expression holds (playwright's own waiting is what the policy forbids)"
+    end = time.monotonic() + 100
+    while not tab.evaluate(condition):
+        assert time.monotonic() < end, condition
+        time.sleep(.02)
+
+def open_page(page, uri, condition=ready):
+    "Open an address and wait until the model is read"
+    page.goto('about:blank') # another fragment alone would load nothing
+    page.goto(uri)
+    until(page.tab, condition)
 
 def call(tab, code, *args):
     "The value of a JavaScript function; lone surrogates reach it, too"
@@ -66,30 +79,35 @@ WRITE = """(prompt, knobs) => {
             log_probs: s.probs.slice(s.first).map(Math.log), froms: s.froms};
 }"""
 
+def near(numbers, there):
+    "The page's numbers are Python's, to a ten-thousandth"
+    torch.testing.assert_close(torch.tensor(numbers), there, rtol=0, atol=1e-4)
+
 def written(tab, prompt, **knobs): return call(tab, WRITE, prompt, GREEDY | knobs)
 
 # ---- the same numbers ----
 
 PROMPTS = ['', 'Once upon a time', 'A little girl went to the woods', 'A', ' ', '\n', 'the the the',
-           'Leo', 'Mia was', '“Oh!”', 'One sunny day,', 'Long ago, a brave', 'xyzzy 123', 'naïve café',
-           '火', '🙂', 'A little boy named Tom', 'Then', 'He lost his', 'THE END.']
+           'Leo', 'Mia was', '“Oh!”', 'One sunny day,', 'Long ago, a brave', 'xyzzy 123',
+           'naïve café', '火', '🙂', 'A little boy named Tom', 'Then', 'He lost his', 'THE END.']
 
 @pytest.mark.parametrize('name', ['box', 'odd'])
 def test_greedy_text_and_probabilities(name, at, models):
     tab = at(name)
     for prompt in PROMPTS:
         page, here = written(tab, prompt), models[name]
-        there = here.generate(prompt, temperature=0, max_new_tokens=60, log_probs=True)
+        there = here.generate(prompt, temperature=0, max_new_tokens=40, log_probs=True)
         assert page['text'] == there.text, prompt
         assert (page['ended'], page['ids'][page['first']:]) == (there.ended, there.tokens)
-        torch.testing.assert_close(torch.tensor(page['log_probs']), torch.tensor(there.log_probs),
-                                   rtol=0, atol=1e-4)
+        near(page['log_probs'], torch.tensor(there.log_probs))
 
-HARD = ['', ' ', '  ', '   a', 'a   ', '\r\n', 'a\r\n\r\n  b\r\n', '\t\tx', 'a' * 3000, ' ' * 3000 + 'x',
-        '0' * 500, '123 456,789', "I'll we've don't they'RE it's d's 's", "''''ll", 'e\u0301a\u0308\u0323',
-        '👩‍👩‍👧‍👦 🇩🇪 👍🏽', 'a\u00a0b\u2003c\u3000d\u2028e\u0085f\ufeffg\u200bh\u180ei', '\x00\x1c\x1f\x7f',
-        '日本語のテキスト', 'العربية עברית हिन्दी', '<|endoftext|>', '½ ² Ⅷ ٣', 'ǅ ª ﬁ', '\ud800', 'a\udc00b\ud83d',
-        '\ud83d\ude00\ud83d', '\ud800\ud800', '</script>', 'x\ufffdy', '_a_b__', '…—“”', ' \n \n a']
+HARD = ['', ' ', '  ', '   a', 'a   ', '\r\n', 'a\r\n\r\n  b\r\n', '\t\tx', ' \n \n a', 'a'*3000,
+        ' '*3000 + 'x', '0'*500, '123 456,789', "I'll we've don't they'RE it's d's 's", "''''ll",
+        'e\u0301a\u0308\u0323', '👩‍👩‍👧‍👦 🇩🇪 👍🏽', 'a\u00a0b\u2003c\u3000d\u2028e\u0085f',
+        'f\ufeffg\u200bh\u180ei', '\ufeffx', '\x00\x1c\x1f\x7f', '日本語のテキスト',
+        'العربية עברית', 'हिन्दी', '<|endoftext|>', '½ ² Ⅷ ٣', 'ǅ ª ﬁ', '_a_b__', '…—“”',
+        '\ud800', 'a\udc00b\ud83d', '\ud83d\ude00\ud83d', '\ud800\ud800', 'x\ufffdy',
+        '</script>']
 
 @pytest.mark.parametrize('name', ['box', 'odd'])
 def test_tokenizer_on_hard_text(name, at, models):
@@ -121,7 +139,8 @@ def test_ties_let_no_more_through(at):
 
 def test_drawn_tokens_obey_the_knobs(at, models):
     tab, model = at('box'), models['box']
-    limits = [(dict(top_k=3), lambda z: keep_top_k(z, 3)), (dict(top_p=.6), lambda z: keep_top_p(z, .6)),
+    limits = [(dict(top_k=3), lambda z: keep_top_k(z, 3)),
+              (dict(top_p=.6), lambda z: keep_top_p(z, .6)),
               (dict(min_p=.2), lambda z: keep_min_p(z, .2))]
     for knobs, keep in limits:
         page = written(tab, 'Once upon a time', temperature=1, max_new_tokens=40, seed=1, **knobs)
@@ -132,8 +151,8 @@ def test_drawn_tokens_obey_the_knobs(at, models):
         assert (kept.sum(-1) > 1).any() # there was something to choose
 
 def test_a_seed_promises_a_text(at):
-    tab, told = at('box'), lambda seed: written(at('box'), 'A', temperature=1, seed=seed)['text']
-    assert told(3) == told(3) and len({told(s) for s in range(5)}) == 5
+    tab, text_of = at('box'), lambda seed: written(at('box'), 'A', temperature=1, seed=seed)['text']
+    assert text_of(3) == text_of(3) and len({text_of(s) for s in range(5)}) == 5
     numbers = tab.js("(() => { const r = randomNumbers(5); return [...Array(4000)].map(r); })()")
     assert all(0 <= u < 1 for u in numbers) and len(set(numbers)) == 4000
     assert abs(sum(numbers)/4000 - .5) < .03
@@ -172,8 +191,8 @@ def test_look(at, models):
                 maps = torch.cat(models[name].attention_weights(ids))[:, :, -1].flatten(0, 1)
                 logits = models[name](ids)[0, -1]
             logits[models[name].tokenizer.encoding.n_vocab:] = -torch.inf
-            torch.testing.assert_close(torch.tensor(look['looks']), maps, rtol=0, atol=1e-4)
-            torch.testing.assert_close(torch.tensor(look['probs']), softmax(logits), rtol=0, atol=1e-4)
+            near(look['looks'], maps)
+            near(look['probs'], softmax(logits))
 
 def test_the_checker_is_pythons(at):
     stories = [t.text for t in tales(20, seed=5)]
@@ -183,8 +202,10 @@ def test_the_checker_is_pythons(at):
              stories[2].replace('.', '', 1), 'Call me Ishmael.', '', 'An owl. A owl.',
              *(re.sub(r'\b(His|Her|his|her)\b', 'their', s, count=1) for s in stories[3:6]),
              *(s[:300] + s[300:].replace(' he ', ' she ') for s in stories[6:12]),
-             *(s[:250] + re.sub(r'\b[A-Z]\w+(?= (said|was|had))', name, s[250:]) for s in stories[12:18])]
-    fields = ('hero', 'keeps_name', 'keeps_pronoun', 'object_returns', 'ends', 'sentences', 'grammatical')
+             *(s[:250] + re.sub(r'\b[A-Z]\w+(?= (said|was|had))', name, s[250:])
+               for s in stories[12:18])]
+    fields = ('hero', 'keeps_name', 'keeps_pronoun', 'object_returns', 'ends', 'sentences',
+              'grammatical')
     for text in stories + wrong:
         page, there = call(at('box'), 'text => checker.check(text)', text), check_tale(text)
         assert {f: page[f] for f in fields} == {f: getattr(there, f) for f in fields}, text
@@ -195,8 +216,9 @@ def test_the_checker_is_pythons(at):
 
 # ---- the same sentences ----
 
-WRONG = [dict(temperature=-1), dict(top_k=0), dict(top_k=1.5), dict(top_p=0), dict(top_p=2), dict(min_p=-.5),
-         dict(repetition_penalty=0), dict(max_new_tokens=-3), dict(max_new_tokens=.5), dict(seed=1.5),
+WRONG = [dict(temperature=-1), dict(top_k=0), dict(top_k=1.5), dict(top_p=0), dict(top_p=2),
+         dict(min_p=-.5), dict(repetition_penalty=0), dict(max_new_tokens=-3),
+         dict(max_new_tokens=.5), dict(seed=1.5),
          dict(temperature=None), dict(temperature=-1, top_k=0, seed=.5)]
 
 @pytest.mark.parametrize('knobs', WRONG, ids=str)
@@ -225,14 +247,14 @@ def broken(models, pages, name, change):
     if isinstance(new, bytes): new = base64.b64encode(new).decode()
     (pages/f'{name}.html').write_text(page.replace(old, new), encoding='utf-8')
 
-DAMAGE = dict(empty=lambda b: b'', short=lambda b: b[:4], header=lambda b: b[:50], cut=lambda b: b[:-9],
-              json=lambda b: b.replace(b'{', b'(', 1), text=lambda b: '!!!')
+DAMAGE = dict(empty=lambda b: b'', short=lambda b: b[:4], header=lambda b: b[:50],
+              cut=lambda b: b[:-9], json=lambda b: b.replace(b'{', b'(', 1), text=lambda b: '!!!')
 
 @pytest.mark.parametrize('name', DAMAGE)
 def test_damaged_model(name, page, pages, models, tmp_path):
     "Python's sentence, and the worked example stays"
     broken(models, pages, name, DAMAGE[name])
-    page.goto((pages/f'{name}.html').as_uri(), "document.getElementById('problem').textContent")
+    open_page(page, (pages/f'{name}.html').as_uri(), "!!$('problem').textContent")
     said = page.tab.inner_text('#problem')
     assert re.fullmatch(r'the model in this page is not a whole safetensors file \(.+\): '
                         r'copy or download it again', said)
@@ -242,20 +264,26 @@ def test_damaged_model(name, page, pages, models, tmp_path):
 def test_the_sentence_for_damage_is_pythons(tmp_path):
     from slm_scratch.engine.huggingface import read_safetensors
     (tmp_path/'x.safetensors').write_bytes(b'1234')
-    with pytest.raises(ValueError, match=r'is not a whole safetensors file \(.+\): copy or download it'):
+    said = r'is not a whole safetensors file \(.+\): copy or download it again'
+    with pytest.raises(ValueError, match=said):
         read_safetensors(tmp_path/'x.safetensors')
 
 def test_broken_weights(at):
-    code = 'z => { try { choose(new Float32Array(z.map(Number)), {temperature: 1}, .5) } catch (e) { return e.message } }'
+    code = """z => {
+        try { choose(new Float32Array(z.map(Number)), {temperature: 1}, .5); }
+        catch (e) { return e.message; }
+    }"""
     for bad in ['NaN', 'Infinity', '-Infinity']:
-        with pytest.raises(ValueError) as e: Sampler()(torch.tensor([[float(bad)]*2]), torch.tensor([.5]))
+        logits = torch.tensor([[float(bad)]*2])
+        with pytest.raises(ValueError) as e: Sampler()(logits, torch.tensor([.5]))
         assert call(at('box'), code, [bad, bad]) == str(e.value)
 
 # ---- text is always text ----
 
 def test_hostile_vocabulary_and_prompt(at, models, pages):
     tab = at('evil')
-    elements = "document.scripts.length + ' ' + document.querySelectorAll('img, #bad, iframe').length"
+    elements = """document.scripts.length + ' '
+        + document.querySelectorAll('img, #bad, iframe').length"""
     before = tab.js(elements)
     assert before == '3 0'
     tab.tab.select_option('#pace', '')
@@ -263,10 +291,13 @@ def test_hostile_vocabulary_and_prompt(at, models, pages):
     tab.tab.fill('#seed', '1')
     tab.tab.fill('#prompt', ''.join(EVIL))
     tab.tab.click('#write')
-    tab.tab.wait_for_function("!running && story.prompt.length > 20 && story.ended")
-    assert tab.js("$('story').textContent").find(EVIL[2]) >= 0
+    until(tab.tab, "!running && story.prompt.length > 20 && story.ended")
     ids = [models['evil'].tokenizer.ranks[t.encode()] for t in EVIL]
-    call(tab, 'ids => { for (const id of ids) story.add(id, .5, 0); showStory(); }', ids)
+    call(tab, """ids => {
+        for (const id of ids) story.add(id, .5, story.ids.length - 5);
+        showStory();
+    }""", ids)
+    assert tab.js("$('story').textContent").endswith(''.join(EVIL))
     for i in tab.js('[...story.ids.keys()].slice(-10)'): call(tab, 'i => openToken(i)', i)
     assert tab.js(elements) == before
     assert tab.js('document.title').startswith(EVIL[2]) and tab.errors == []
@@ -282,16 +313,17 @@ def test_the_policy_stops_what_slips_through(at):
     })()""")
     tab.js('new Promise(done => setTimeout(done, 50))')
     assert tab.js('window.bad') is None
-    assert [u for u in tab.requests if '192.0.2.1' in u] == []
-    assert all('Content Security Policy' in e for e in tab.errors) and len(tab.errors) == 2
+    said = ' '.join(tab.errors)
+    assert 'inline script' in said and 'csp (image)' in said # refused before it left the machine
     tab.errors.clear()
 
 def test_the_program_sets_no_html(pages):
     page = (pages/'box.html').read_text(encoding='utf-8')
     program = re.findall(r'<script>(.*?)</script>', page, re.S)
     assert len(program) == 1 and len(re.findall('</script', page)) == 3
-    assert not re.search(r'innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|Function\(|fetch\('
-                         r'|XMLHttp|import\(|localStorage', program[0])
+    ways = (r'innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|Function\(|fetch\(|XMLHttp'
+            r'|import\(|localStorage')
+    assert not re.search(ways, program[0])
 
 def test_a_home_that_runs_a_program(models):
     with pytest.raises(ValueError, match='must be the address of a page'):
@@ -305,7 +337,7 @@ def test_worked_example_without_scripts(page, pages):
     tab.goto((pages/'box.html').as_uri())
     assert tab.is_visible('#story') and tab.inner_text('#story').startswith('Once upon a time')
     assert 'Scripts are off' in tab.inner_text('main')
-    assert tab.locator('#alternatives tr').count() == 10 and tab.locator('.head').count() == 8
+    assert tab.locator('#alternatives tr').count() >= 10 and tab.locator('.head').count() == 8
     assert 'grammatical' in tab.inner_text('#verdict')
     context.close()
 
@@ -314,13 +346,14 @@ def test_worked_example_is_taken_over(page, pages):
     context = page.chromium.new_context(java_script_enabled=False)
     tab = context.new_page()
     tab.goto((pages/'box.html').as_uri())
-    seen = [tab.inner_text(f) for f in ('#story', '#alternatives', '#heads', '#detail-title')]
-    colours = tab.locator('#story .t > span').evaluate_all('all => all.map(e => e.className)') \
-        if False else re.findall(r'<span class="(given|s\d)">', tab.content().split('id="story"')[1])
+    places = '#story', '#alternatives', '#heads', '#detail-title'
+    seen = [tab.inner_text(place) for place in places]
+    colours = re.findall(r'<span class="(given|s\d)">', tab.content().split('id="story"')[1])
     context.close()
-    page.goto((pages/'box.html').as_uri(), ready)
-    assert [page.tab.inner_text(f) for f in ('#story', '#alternatives', '#heads', '#detail-title')] == seen
-    assert page.js("[...document.querySelectorAll('#story .t > span')].map(e => e.className)") == colours
+    open_page(page, (pages/'box.html').as_uri())
+    assert [page.tab.inner_text(place) for place in places] == seen
+    names = "[...document.querySelectorAll('#story .t > span')].map(e => e.className)"
+    assert page.js(names) == colours
     assert page.errors == []
 
 def test_write_and_stop(at):
@@ -329,15 +362,15 @@ def test_write_and_stop(at):
     tab.fill('#seed', '1')
     tab.select_option('#pace', '30')
     tab.click('#write')
-    tab.wait_for_function('story.ids.length > story.first + 3')
+    until(tab, 'story.ids.length > story.first + 3')
     assert tab.is_disabled('#write')
     tab.click('#stop')
-    tab.wait_for_function('!running')
+    until(tab, '!running')
     assert 'stopped' in tab.inner_text('#status') and tab.is_enabled('#write')
     n = tab.evaluate('story.ids.length')
     tab.select_option('#pace', '')
     tab.click('#write')
-    tab.wait_for_function("!running && story.ended === 'end'")
+    until(tab, "!running && story.ended === 'end'")
     assert tab.evaluate('story.ids.length') > n
     assert 'the model ended the text' in tab.inner_text('#status')
     assert 'grammatical' in tab.inner_text('#verdict')
@@ -348,7 +381,7 @@ def test_nothing_typed(at):
     tab = at('box').tab
     tab.fill('#prompt', '')
     tab.click('#write')
-    tab.wait_for_function("!running && story.prompt === '' && story.ended")
+    until(tab, "!running && story.prompt === '' && story.ended")
     assert len(tab.evaluate('story.text')) > 50
 
 def test_keyboard_alone(at):
@@ -357,7 +390,7 @@ def test_keyboard_alone(at):
     tab.keyboard.press('Tab')
     assert tab.evaluate('document.activeElement.id') == 'write'
     tab.keyboard.press('Enter')
-    tab.wait_for_function("!running && story.ended")
+    until(tab, "!running && story.ended")
     for _ in range(40):
         tab.keyboard.press('Tab')
         if tab.evaluate("document.activeElement.closest('#story') !== null"): break
@@ -378,7 +411,7 @@ def test_keyboard_alone(at):
 
 def test_small_form(page, pages):
     for end in ('#small', '?small'):
-        page.goto((pages/'box.html').as_uri() + end, ready)
+        open_page(page, (pages/'box.html').as_uri() + end)
         assert page.tab.is_visible('#prompt') and page.tab.is_visible('#write')
         assert page.tab.is_visible('#story') and page.tab.is_visible('#legend')
         assert page.tab.is_hidden('#temperature') and page.tab.is_hidden('header')
@@ -400,21 +433,26 @@ def axe():
     try: return build_docs.npm('axe-core', r'axe\.min\.js')['axe.min.js'].decode('utf-8')
     except SystemExit: pytest.skip('the npm registry cannot be reached')
 
-def findings(page, axe):
-    page.js(axe + ';0')
-    found = page.js("axe.run().then(r => r.violations.map(v => [v.id, v.impact, v.nodes[0].html]))")
-    return found
+def findings(page, where='html'):
+    "What axe finds in a part of the page"
+    return page.js(f"""axe.run('{where}').then(r => (
+        r.violations.map(v => [v.id, v.impact, v.nodes[0].html])))""")
 
 @pytest.mark.parametrize('width', [380, 1280])
 @pytest.mark.parametrize('dark', [False, True], ids=['light', 'dark'])
 def test_axe(width, dark, page, pages, axe):
     page.view(width, phone=width < 600, dark=dark)
-    page.goto((pages/'box.html').as_uri(), ready)
+    open_page(page, (pages/'box.html').as_uri())
     page.js("document.querySelector('details').open = true")
     assert page.js('document.documentElement.scrollWidth') <= width
-    assert findings(page, axe) == []
-    page.js("document.querySelector('#heads input').click()")
-    assert page.js("$('story').classList.contains('by-head')")
-    assert findings(page, axe) == []
-    page.goto((pages/'box.html').as_uri() + '?small', ready)
-    assert findings(page, axe) == []
+    # axe looks at every token, and fifty show all that it can find
+    page.js("[...document.querySelectorAll('#story [data-i]')].slice(50).forEach(e => e.remove())")
+    page.js(axe + ';0')
+    assert findings(page) == []
+    if dark == (width < 600): # shaded by a head's weights
+        page.js("document.querySelector('#heads input').click()")
+        assert page.js("$('story').classList.contains('by-head')")
+        assert findings(page, '#story') == []
+    else:
+        page.js("document.body.classList.add('small')")
+        assert findings(page) == []

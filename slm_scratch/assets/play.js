@@ -214,7 +214,7 @@ class Model {
     return x.map((v, i) => v + place[i]);
   }
 
-  block(w, x, cache, position, looks) { // the stream (C,) is read twice and added to twice, in place
+  block(w, x, cache, position, looks) { // the stream (C,), in place: read and added to, twice
     const C = x.length, heads = this.config.n_heads;
     const add = part => part.forEach((v, i) => { x[i] += v; });
     const normed = layerNorm(x, w['norm1.weight'], w['norm1.bias']);
@@ -379,7 +379,7 @@ class Story {
   get text() { return this.prompt + this.texts.slice(this.first).join(''); }
 
   // What the model saw and said when it came to token i: run the token before it once more.
-  look(i) { // → {logits (V,), looks: the weights of each head in each layer, from: where they begin}
+  look(i) { // → {logits (V,), looks: weights of each layer and head, from: where they begin}
     const {model, ids} = this, from = this.froms[i], looks = [];
     let decoder = this.decoder;
     if (decoder.start !== from || decoder.length < i - from) {

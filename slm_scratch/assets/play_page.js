@@ -1,6 +1,7 @@
 // What the page shows. All text is set as text (`textContent`), never as HTML.
 'use strict';
 
+const NARROW = '(max-width: 44rem)'; // a phone
 const $ = id => document.getElementById(id);
 const data = JSON.parse($('data').textContent); // what Python computed for this page
 let model = null, checker = null, story = null; // the story on the screen
@@ -24,7 +25,7 @@ const nameOf = id => id === model.tokenizer.eot ? 'end of text' : named(model.to
 function tokenElement(i) {
   const text = story.texts[i], p = story.probs[i], isEnd = story.ids[i] === model.tokenizer.eot;
   const [, space, word] = /^( ?)(.*)$/s.exec(text); // the space before a word has no colour
-  const e = make('span', space, {class: 't', tabindex: -1, 'data-i': i});
+  const e = make('span', space, {class: 't', tabindex: i === 1 ? 0 : -1, 'data-i': i});
   e.append(make('span', word, {class: p === null ? 'given' : `s${level(p)}`}));
   e.title = p === null ? 'given' : `${percent(p)} · ${bits(p).toFixed(1)} bits`;
   if (i > 0) e.setAttribute('role', 'button');
@@ -36,7 +37,7 @@ function tokenElement(i) {
 }
 
 function showStory() {
-  const before = {class: 'given', title: `${story.cut} tokens before, which the model does not see`};
+  const before = {class: 'given', title: `${story.cut} tokens that the model does not see`};
   const cut = story.cut ? make('span', '… ', before) : '';
   $('story').replaceChildren(cut, ...story.ids.map((_, i) => tokenElement(i)));
   closeToken();
@@ -135,7 +136,7 @@ function readKnobs() { // as Python's `generate` takes them; an empty field is N
   return Object.fromEntries(names.map(name => [name, value(name)]));
 }
 
-function begin(prompt, knobs) { // → a `Story`; raises Python's sentence for knobs that are out of range
+function begin(prompt, knobs) { // → a `Story`, or Python's sentence for wrong knobs
   const problem = knobProblems(knobs, data.limits);
   if (problem) throw new Error(problem);
   const seed = knobs.seed ?? Math.floor(Math.random() * 2 ** 53);
@@ -189,7 +190,8 @@ function showProgress(busy) { // milliseconds of computing
   const total = story.probs.slice(story.first).reduce((sum, p) => sum + bits(p), 0);
   const rate = `${Math.round(1000 * n / Math.max(busy, 1))} tokens a second of computing`;
   const mean = n ? `${(total / n).toFixed(2)} bits a token` : '';
-  $('status').textContent = [`${n} tokens`, mean, rate, ends[story.ended]].filter(s => s).join(' · ');
+  const words = [`${n} tokens`, mean, rate, ends[story.ended]];
+  $('status').textContent = words.filter(s => s).join(' · ');
 }
 
 function setRunning(now) {
@@ -227,7 +229,10 @@ function load() {
 }
 
 function listen() {
-  $('form').addEventListener('submit', e => { e.preventDefault(); if (model && !running) write(); });
+  $('form').addEventListener('submit', e => {
+    e.preventDefault();
+    if (model && !running) write();
+  });
   $('stop').addEventListener('click', () => { stopped = true; });
   $('form').addEventListener('input', e => {
     const shown = document.querySelector(`output[for="${e.target.id}"]`);
@@ -240,7 +245,9 @@ function listen() {
   });
   $('story').addEventListener('click', e => {
     const token = e.target.closest('[role=button]');
-    if (token) focusToken(Number(token.dataset.i), true);
+    if (!token) return;
+    focusToken(Number(token.dataset.i), true);
+    if (matchMedia(NARROW).matches) $('detail').scrollIntoView({block: 'nearest'});
   });
   $('story').addEventListener('keydown', moveFocus);
 }
@@ -248,6 +255,8 @@ function listen() {
 function focusToken(i, open) {
   const token = tokenAt(i);
   if (!token) return;
+  $('story').querySelector('[tabindex="0"]').tabIndex = -1; // one stop for Tab in all the story
+  token.tabIndex = 0;
   token.focus();
   if (open) openToken(i);
 }
@@ -262,8 +271,12 @@ function moveFocus(e) { // arrows walk along the story, Enter opens a token, Esc
   e.preventDefault();
 }
 
-if (matchMedia('(max-width: 44rem)').matches) document.querySelector('details').open = false;
-if (/[?#&]small\b/.test(location.search + location.hash)) document.body.classList.add('small');
+if (matchMedia(NARROW).matches) document.querySelector('details').open = false;
+const chooseSize = () => {
+  document.body.classList.toggle('small', /[?#&]small\b/.test(location.search + location.hash));
+};
+window.addEventListener('hashchange', chooseSize);
+chooseSize();
 $('status').textContent = 'The model is being read …';
 listen();
 setTimeout(load, 0); // after the worked example is drawn

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['MAX_PARAMETERS', 'EXAMPLE_TOKENS', 'LEVELS', 'ASSETS', 'page_problems', 'packed_model', 'WorkedExample',
            'worked_example', 'checker_data', 'is_tale', 'verdict_lines', 'as_embedded', 'script_hash', 'percent',
-           'shown_token', 'story_html', 'candidates_html', 'heads_html', 'verdict_html', 'web_page']
+           'shown_token', 'story_html', 'candidates_html', 'heads_html', 'verdict_html', 'page_asset', 'page_data',
+           'web_page']
 
-# %% ../../nbs/engine/web.ipynb #5e049812
+# %% ../../nbs/engine/web.ipynb #ee4eec10
 import base64, hashlib, html, json, math, re, tempfile
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from importlib.resources import files
 from pathlib import Path
 from urllib.parse import urlparse
@@ -22,14 +23,15 @@ from ..tokenizer import GPT2_PATTERN, Tokenizer
 from ..model import ModelConfig, SmallLanguageModel
 from .box import load_packed
 from .limits import SAMPLER_LIMITS
-from .streaming import TextStreamer, prompt_context, unused_token_mask
+from .streaming import TextStreamer, unused_token_mask
 from ..generate import GenerationConfig
 
-# %% ../../nbs/engine/web.ipynb #9b9303e6
-MAX_PARAMETERS = 6_000_000 # eight megabytes of page, and a hundred tokens a second or so
+# %% ../../nbs/engine/web.ipynb #c9d67f9c
+MAX_PARAMETERS = 6_000_000 # a byte each, and base64 makes four letters of three bytes
 _COMPUTED = ('vocab_size', 'd_model', 'n_heads', 'n_layers', 'max_seq_len', 'd_ff', 'dropout',
              'bias', 'tie_weights', 'positions', 'mimetic_init') # fields that the page knows
 
+# %% ../../nbs/engine/web.ipynb #56bef4f0
 def page_problems(
     config:ModelConfig, # of the model
     tokenizer:Tokenizer, # its own
@@ -46,6 +48,7 @@ def page_problems(
                      'train a smaller model, or a smaller vocabulary')
     return found + [*_tokenizer_problems(tokenizer)]
 
+# %% ../../nbs/engine/web.ipynb #9f6b5957
 def _tokenizer_problems(tokenizer):
     "Why a page could not cut a text as this tokenizer does"
     if tokenizer.pattern != GPT2_PATTERN:
@@ -54,7 +57,7 @@ def _tokenizer_problems(tokenizer):
         yield (f'in_text={sorted(tokenizer.in_text)}: the page turns no text into special tokens; '
                'use a tokenizer without them')
 
-# %% ../../nbs/engine/web.ipynb #79c630dc
+# %% ../../nbs/engine/web.ipynb #e600e424
 def _check_page(model, config):
     "Raise one ValueError for everything that a page could not compute"
     n = sum(p.numel() for p in model.parameters())
@@ -65,7 +68,7 @@ def _check_page(model, config):
     head = f'save_web: {len(found)} problem(s), so that no page was written:'
     raise ValueError('\n- '.join([head, *found]))
 
-# %% ../../nbs/engine/web.ipynb #1cfe0344
+# %% ../../nbs/engine/web.ipynb #ec647cfa
 def packed_model(
     model:SmallLanguageModel, # any that a page can compute
 ) -> tuple: # bytes of a safetensors file, and the model that they give: weights rounded to int8
@@ -75,9 +78,10 @@ def packed_model(
         model.save_packed(path)
         return path.read_bytes(), load_packed(path)
 
-# %% ../../nbs/engine/web.ipynb #be1747d0
+# %% ../../nbs/engine/web.ipynb #8244206a
 EXAMPLE_TOKENS = 300 # of the worked example, at most
 
+# %% ../../nbs/engine/web.ipynb #4fc940c8
 @dataclass
 class WorkedExample:
     "A text that Python wrote, and a close look at one of its tokens"
@@ -90,39 +94,54 @@ class WorkedExample:
     candidates:list # (id, probability), the likeliest first
     looks:list      # L layers of H heads of `chosen` weights
 
-# %% ../../nbs/engine/web.ipynb #6fe3c7fc
+# %% ../../nbs/engine/web.ipynb #12ffbe44
 def worked_example(
     model:SmallLanguageModel, # from `packed_model`
     prompt:str, # how the text begins
     temperature:float, # of the draw
 ) -> WorkedExample: # the same each time: its seed is 0
     "Write a text that fits into the window, and look closely at one of its tokens"
-    context = prompt_context(model, prompt, True)
-    n = max(1, min(EXAMPLE_TOKENS, model.config.max_seq_len - len(context)))
-    told = model.generate(prompt, max_new_tokens=n, temperature=temperature, seed=0,
-                          log_probs=True)
-    ids, first = context + told.tokens, len(context)
-    seen = torch.tensor([ids[:-1]])                                    # (1, T-1)
+    tok, W = model.tokenizer, model.config.max_seq_len
+    context = [tok.eot, *tok.encode(prompt)][-W:]
+    n = max(1, min(EXAMPLE_TOKENS, W - len(context)))
+    written = model.generate(prompt, max_new_tokens=n, temperature=temperature, seed=0,
+                             log_probs=True)
+    ids = context + written.tokens
+    weights, probs = _read_again(model, ids[:-1])
+    i = _far_look(weights, written.log_probs, len(context))
+    return WorkedExample(prompt, written.text, ids, len(context), written.log_probs, i,
+                         _candidates(probs[i-1], ids[i]), weights[:, :, i-1, :i].tolist())
+
+# %% ../../nbs/engine/web.ipynb #3606932d
+def _candidates(probs, came):
+    "The ten likeliest of probabilities (V,), and the one that came if it is not among them"
+    best = probs.topk(min(10, len(probs))).indices.tolist()
+    if came not in best: best.append(came)
+    return [(i, probs[i].item()) for i in best]
+
+# %% ../../nbs/engine/web.ipynb #3bb6657e
+def _read_again(model, ids):
+    "Weights (L, H, T, T), and probabilities (T, V) of each next token"
+    ids = torch.tensor([ids])                                          # (1, T)
     with torch.no_grad():
-        weights = torch.cat(model.attention_weights(seen))             # (L, H, T-1, T-1)
-        logits = model(seen)[0]                                        # (T-1, V)
+        weights = torch.cat(model.attention_weights(ids))              # (L, H, T, T)
+        logits = model(ids)[0]                                         # (T, V)
     unused = unused_token_mask(model.tokenizer, logits.shape[-1])
     if unused is not None: logits = logits.masked_fill(unused, -torch.inf)
-    i = _far_look(weights, first)
-    top = logits[i-1].softmax(-1).topk(min(10, logits.shape[-1]))
-    return WorkedExample(prompt, told.text, ids, first, told.log_probs, i,
-                         [*zip(top.indices.tolist(), top.values.tolist())],
-                         weights[:, :, i-1, :i].tolist())
+    return weights, logits.softmax(-1)
 
-def _far_look(weights, first):
-    "The drawn token for which a head looked far back with most weight, but not at the start"
-    far = {i: weights[:, :, i-1, 1:i-9].max().item() for i in range(first, weights.shape[-1] + 1)
-           if i > 10}
-    return max(far, key=far.get, default=first)
+# %% ../../nbs/engine/web.ipynb #63d781e0
+def _far_look(weights, log_probs, first):
+    "A drawn token that came with a chance near a half, while a head looked far back"
+    def score(i):
+        p = math.exp(log_probs[i-first])
+        return weights[:, :, i-1, 1:i-9].max().item()*p*(1 - p)
+    return max(range(max(first, 11), weights.shape[-1] + 1), key=score, default=first)
 
-# %% ../../nbs/engine/web.ipynb #eb07d0dc
+# %% ../../nbs/engine/web.ipynb #7e85444d
 def _as_lists(parts): return [p if isinstance(p, str) else [p.name, p.upper] for p in parts]
 
+# %% ../../nbs/engine/web.ipynb #fa2b39aa
 def checker_data() -> dict: # plain lists and dicts, for JSON
     "What the page's checker needs to know of the grammar"
     parser = story_parser()
@@ -131,12 +150,14 @@ def checker_data() -> dict: # plain lists and dicts, for JSON
                 implied=[[name, value, facts] for (name, value), facts in parser.implied.items()],
                 units=[[step, _as_lists(parts)] for step, parts in parser.units])
 
+# %% ../../nbs/engine/web.ipynb #afcde5eb
 def is_tale(
     report:TaleReport, # of a text
 ) -> bool:
     "Can the grammar write at least half of its sentences?"
     return report.sentences > 0 and report.parsed >= .5
 
+# %% ../../nbs/engine/web.ipynb #f85133e1
 def verdict_lines(
     r:TaleReport, # of a story
 ) -> list: # of (what, is it so?)
@@ -148,13 +169,14 @@ def verdict_lines(
             ('the pronouns stay', r.keeps_pronoun), ('the object comes back', r.object_returns),
             ('the story comes to its end', r.ends)]
 
-# %% ../../nbs/engine/web.ipynb #54fa3bc0
+# %% ../../nbs/engine/web.ipynb #35ffbeca
 def as_embedded(
     value, # what JSON can hold
 ) -> str: # JSON without `<`, which could end the element around it, or begin another
     "JSON that can stand in an HTML page"
     return json.dumps(value).replace('<', '\\u003c')
 
+# %% ../../nbs/engine/web.ipynb #727ba9fa
 def script_hash(
     script:str, # between <script> and </script>
 ) -> str: # as a Content-Security-Policy wants it
@@ -162,36 +184,41 @@ def script_hash(
     digest = hashlib.sha256(script.encode('utf-8')).digest()
     return f"'sha256-{base64.b64encode(digest).decode()}'"
 
-# %% ../../nbs/engine/web.ipynb #1b796987
+# %% ../../nbs/engine/web.ipynb #21174bec
 LEVELS = (1, 2, 4, 7) # bits of surprise at which a deeper colour begins: 50%, 25%, 6%, 1%
 
+# %% ../../nbs/engine/web.ipynb #72888c68
 def percent(
     p:float, # a probability
-) -> str:
+) -> str: # such as 3.4%
     "As the page shows it"
     if p < .0005: return 'under 0.1%'
     return f'{100*p:.1f}%' if p < .0995 else f'{100*p:.0f}%'
 
+# %% ../../nbs/engine/web.ipynb #94192f45
 def shown_token(
     text:str, # of one token
-) -> str:
+) -> str: # such as ␣the
     "With its spaces and line breaks to be seen"
     return text.replace(' ', '␣').replace('\n', '↵') or 'part of a character'
 
+# %% ../../nbs/engine/web.ipynb #1aeb8b29
 def _token_html(text, log_prob, kind=''):
     "One token of the story; `log_prob` None: it was given"
-    word = text.removeprefix(' ')
-    space, word = text[:len(text) - len(word)], html.escape(word) # the space has no colour
-    if log_prob is None:
-        return f'<span class="t{kind}" title="given">{space}<span class="given">{word}</span></span>'
-    bits = max(0., -log_prob/math.log(2))
-    level, title = sum(bits >= n for n in LEVELS), f'{percent(math.exp(log_prob))} · {bits:.1f} bits'
-    return f'<span class="t{kind}" title="{title}">{space}<span class="s{level}">{word}</span></span>'
+    colour = title = 'given'
+    if log_prob is not None:
+        bits = max(0., -log_prob/math.log(2))
+        colour = f's{sum(bits >= limit for limit in LEVELS)}'
+        title = f'{percent(math.exp(log_prob))} · {bits:.1f} bits'
+    space = ' '*text.startswith(' ') # it has no colour
+    word = f'<span class="{colour}">{html.escape(text.removeprefix(" "))}</span>'
+    return f'<span class="t{kind}" title="{title}">{space}{word}</span>'
 
+# %% ../../nbs/engine/web.ipynb #77f3afb3
 def story_html(
     example:WorkedExample, # the text
     tokenizer:Tokenizer, # what its ids mean
-) -> str:
+) -> str: # elements, one a token
     "The story, coloured by the surprise of each token"
     log_probs = [None]*example.first + example.log_probs
     before, after = TextStreamer(tokenizer), TextStreamer(tokenizer)
@@ -202,7 +229,7 @@ def story_html(
         found.append(_token_html(text, log_prob, kind + ' chosen'*(i == example.chosen)))
     return ''.join(found)
 
-# %% ../../nbs/engine/web.ipynb #ac0bb956
+# %% ../../nbs/engine/web.ipynb #583c17cb
 def candidates_html(
     example:WorkedExample, # with its candidates
     tokenizer:Tokenizer, # what their ids mean
@@ -217,10 +244,11 @@ def candidates_html(
                     f'<td>{percent(p)}</td><td>{"← it came"*came}</td></tr>')
     return ''.join(rows)
 
+# %% ../../nbs/engine/web.ipynb #6ddae965
 def heads_html(
     example:WorkedExample, # with the weights of each head
     tokenizer:Tokenizer, # what its ids mean
-) -> str:
+) -> str: # elements, one a head
     "For each head the three tokens that it looked at most"
     names = ['start', *(shown_token(tokenizer.decode([i])) for i in example.ids[1:])]
     cells = []
@@ -232,19 +260,26 @@ def heads_html(
                          f'<span>{html.escape(said)}</span></div>')
     return ''.join(cells)
 
+# %% ../../nbs/engine/web.ipynb #30c0132d
 def verdict_html(
     report:TaleReport, # of the story
-) -> str:
+) -> str: # a heading and a list
     "The verdict as a list"
     lines = [(what, 'yes' if ok else 'no') for what, ok in verdict_lines(report)]
     items = ''.join(f'<li class="{ok}">{html.escape(what)}: {ok}</li>' for what, ok in lines)
     return f'<h3>The checker reads it</h3><ul>{items}</ul>'
 
-# %% ../../nbs/engine/web.ipynb #dd36f3dd
+# %% ../../nbs/engine/web.ipynb #78ba113a
 ASSETS = ('play.js', 'play_check.js', 'play_page.js') # the program, in this order
 
-def _asset(name): return (files('slm_scratch')/'assets'/name).read_text(encoding='utf-8')
+# %% ../../nbs/engine/web.ipynb #1cc6e57d
+def page_asset(
+    name:str, # 'play.html', 'play.css' or one of `ASSETS`
+) -> str: # its text
+    "A file of the package that pages are made of"
+    return (files('slm_scratch')/'assets'/name).read_text(encoding='utf-8')
 
+# %% ../../nbs/engine/web.ipynb #91f4492f
 def _home_link(home):
     "A link back to where the page belongs. ValueError for an address that would run a program"
     if home is None: return ''
@@ -252,6 +287,13 @@ def _home_link(home):
         raise ValueError(f'home={home!r}: must be the address of a page, relative or with https://')
     return f'<a href="{html.escape(home)}">← slm-scratch</a>'
 
+# %% ../../nbs/engine/web.ipynb #6c1c1bbc
+def _policy(script):
+    "What the browser allows: the styles of the page, one script, and nothing from elsewhere"
+    return (f"default-src 'none'; script-src {script_hash(script)}; style-src 'unsafe-inline'; "
+            "base-uri 'none'; form-action 'none'")
+
+# %% ../../nbs/engine/web.ipynb #d0906e3a
 def _about(model):
     "The size of a model in a sentence"
     c, n = model.config, sum(p.numel() for p in model.parameters())
@@ -259,17 +301,31 @@ def _about(model):
             f'{c.n_layers} layers of {c.n_heads} heads, {c.vocab_size:,} tokens, '
             f'a window of {c.max_seq_len:,}.')
 
-def _page_data(example, knobs, tales):
+# %% ../../nbs/engine/web.ipynb #e3074403
+def page_data(
+    example:WorkedExample, # to be told again by the page's program
+    temperature:float, # that it was drawn with
+    tales:bool, # does the checker go along?
+) -> dict: # for JSON
     "What the program of the page is told"
     seed = 'a whole number from -2**63 to 2**64 - 1; None gives another text each time'
     limits = SAMPLER_LIMITS | dict(max_new_tokens='a whole number, 0 or more', seed=seed)
-    told = dict(prompt=example.prompt, tokens=example.ids[example.first:],
+    retold = dict(prompt=example.prompt, tokens=example.ids[example.first:],
                 log_probs=example.log_probs, chosen=example.chosen,
-                knobs=dict(temperature=knobs.temperature, max_new_tokens=EXAMPLE_TOKENS))
-    return dict(levels=LEVELS, limits=limits, example=told,
+                knobs=dict(temperature=temperature, max_new_tokens=EXAMPLE_TOKENS))
+    return dict(levels=LEVELS, limits=limits, example=retold,
                 checker=checker_data() if tales else None)
 
-# %% ../../nbs/engine/web.ipynb #6962c4a7
+# %% ../../nbs/engine/web.ipynb #773a1492
+def _example_parts(example, tok, report):
+    "The worked example as HTML, by its places in the page"
+    came = html.escape(shown_token(tok.decode([example.ids[example.chosen]])))
+    return dict(prompt=html.escape(example.prompt), story=story_html(example, tok),
+                verdict=verdict_html(report) if is_tale(report) else '',
+                detail_title=f'What else might have come instead of “{came}”',
+                alternatives=candidates_html(example, tok), heads=heads_html(example, tok))
+
+# %% ../../nbs/engine/web.ipynb #9c530f58
 def web_page(
     model:SmallLanguageModel, # of `MAX_PARAMETERS` at most
     home:str=None, # the address of a page to link back to
@@ -278,23 +334,18 @@ def web_page(
 ) -> str: # one HTML page that needs nothing else
     "The page where a model writes. Raises ValueError for a model that it could not compute"
     _check_page(model, saved_config(model, 'model.save_web'))
-    back, (packed, rounded), knobs = _home_link(home), packed_model(model), GenerationConfig()
-    example, tok = worked_example(rounded, prompt, knobs.temperature), rounded.tokenizer
-    report, script = check_tale(example.text), '\n'.join(map(_asset, ASSETS))
-    tales = is_tale(report)
-    policy = (f"default-src 'none'; script-src {script_hash(script)}; style-src 'unsafe-inline'; "
-              "base-uri 'none'; form-action 'none'")
-    came = shown_token(tok.decode([example.ids[example.chosen]]))
-    parts = dict(policy=policy, css=_asset('play.css'), home=back, name=html.escape(name),
-                 about=_about(rounded), prompt=html.escape(prompt), story=story_html(example, tok),
-                 max_new_tokens=str(EXAMPLE_TOKENS), verdict=verdict_html(report) if tales else '',
-                 detail_title=f'What else might have come instead of “{html.escape(came)}”',
-                 alternatives=candidates_html(example, tok), heads=heads_html(example, tok),
-                 model=base64.b64encode(packed).decode(), script=script,
-                 data=as_embedded(_page_data(example, knobs, tales)))
-    return re.sub(r'\{\{(\w+)\}\}', lambda m: parts[m[1]], _asset('play.html'))
+    back, (packed, rounded) = _home_link(home), packed_model(model)
+    temperature = GenerationConfig().temperature
+    example = worked_example(rounded, prompt, temperature)
+    report, script = check_tale(example.text), '\n'.join(map(page_asset, ASSETS))
+    parts = dict(policy=_policy(script), css=page_asset('play.css'), home=back,
+                 name=html.escape(name), about=_about(rounded), script=script,
+                 max_new_tokens=str(EXAMPLE_TOKENS), model=base64.b64encode(packed).decode(),
+                 data=as_embedded(page_data(example, temperature, is_tale(report))),
+                 **_example_parts(example, rounded.tokenizer, report))
+    return re.sub(r'\{\{(\w+)\}\}', lambda m: parts[m[1]], page_asset('play.html'))
 
-# %% ../../nbs/engine/web.ipynb #a93d57d4
+# %% ../../nbs/engine/web.ipynb #28e01f1d
 @patch
 def save_web(self:SmallLanguageModel,
     path, # such as 'page.html'; its folder is made if missing
