@@ -26,9 +26,10 @@ def plain(s):
 def slug(s): return re.sub(r'[^\w]+', '-', s.lower()).strip('-')
 
 def output_html(t):
-    "Text that a cell printed; prose, whose lines are long, is wrapped"
+    "Text that a cell printed; lines that are long are wrapped, and a story is set as a book is"
     if not t.strip(): return ''
     wrap = ' prose' if max(map(len, t.splitlines())) > 120 else ''
+    if wrap and not re.search(r'[<>{}|=_/]|  ', t): wrap += ' told'
     return f'<pre class="out{wrap}">{html.escape(t)}</pre>'
 
 class Cell:
@@ -155,12 +156,12 @@ class Writer:
         self.symbols = {n: f'{nb.name}.html#{n.lower()}' for nb in nbs for n in nb.symbols}
         exporting = [nb for nb in nbs if nb.module]
         self.symbols |= {f"{cfg['lib_path']}.{nb.module}": f'{nb.name}.html' for nb in exporting}
-        self.md = self.parser()
+        self.md, self.text_md = self.parser(html=True), self.parser(html=False)
 
-    def parser(self):
-        "Markdown with formulas and highlighted code"
+    def parser(self, html):
+        "Markdown with formulas and highlighted code; with `html`, tags are tags"
         def formula(tex, options): return self.maths(tex, options['display_mode'])
-        md = MarkdownIt('commonmark', {'html': True}).enable(['table', 'strikethrough'])
+        md = MarkdownIt('commonmark', {'html': html}).enable(['table', 'strikethrough'])
         md.use(dollarmath_plugin, allow_space=False, allow_digits=False, double_inline=True,
                renderer=formula)
         md.add_render_rule('fence', lambda _, ts, i, *a: self.fence(ts[i]))
@@ -212,9 +213,10 @@ class Writer:
         self.pictures[data] = name
         return name
 
-    def markdown(self, src):
+    def markdown(self, src, md=None):
         "Markdown to HTML: anchors on headings, links to our pages, our names in backticks linked"
-        tokens = self.md.parse(src)
+        md = md or self.md
+        tokens = md.parse(src)
         for i,t in enumerate(tokens):
             if t.type == 'heading_open':
                 label = tokens[i+1].content
@@ -223,7 +225,11 @@ class Writer:
                     self.toc.append((int(t.tag[1]), t.attrGet('id'), re.sub(r'[`*$]', '', label)))
             if t.children: self.inline(t)
             if t.type == 'html_block': t.content = self.raw(t.content)
-        return self.md.renderer.render(tokens, self.md.options, {})
+        return md.renderer.render(tokens, md.options, {})
+
+    def comment(self, src):
+        "A docstring or comment to HTML: a tag in it is what it speaks of"
+        return self.markdown(src, self.text_md)
 
     def inline(self, t):
         "Mend links and pictures in a line of text, and link names of ours"
@@ -348,7 +354,7 @@ def table(w, f):
     except Exception: return ''
     def inline(s):
         if not s: return ''
-        return w.markdown(' '.join(s.split())).strip().removeprefix('<p>').removesuffix('</p>')
+        return w.comment(' '.join(s.split())).strip().removeprefix('<p>').removesuffix('</p>')
     def row(n, d):
         name = '<em>result</em>' if n == 'return' else f'<code>{n}</code>'
         kind = html.escape(type_name(d.get('anno')))
@@ -383,12 +389,12 @@ def entry(w, name, obj, lesson):
     params = '' if is_property else table(w, f)
     about, raises = split_raises(inspect.getdoc(f) or '')
     w.names.append((name, lesson, about))
-    if raises: raises = f'<div class="raises"><b>Raises</b> {w.markdown(raises)}</div>'
+    if raises: raises = f'<div class="raises"><b>Raises</b> {w.comment(raises)}</div>'
     source = source_link(f)
     links = f'<a href="{lesson}">explained</a>'
     if source: links += f'<a href="{source}">source</a>'
     return (f'<section class="entry"><p class="lesson">{links}</p>{head}'
-            f'{code_html(sig)}{w.markdown(about)}{params}{raises}</section>')
+            f'{code_html(sig)}{w.comment(about)}{params}{raises}</section>')
 
 def members(cls):
     "The public methods and properties that a class itself defines, and explains"
@@ -402,6 +408,7 @@ def reference(w, nbs):
     sys.path.insert(0, str(root))
     for nb in (nb for nb in nbs if nb.module):
         mod = importlib.import_module(f'{cfg["lib_path"]}.{nb.module}')
+        w.folder = posixpath.dirname(nb.address)
         out.append(w.markdown(f'## {mod.__name__}\n\n{nb.promise}.'))
         out.append(f'<p>Explained in <a href="{nb.name}.html">{html.escape(nb.title)}</a>.</p>')
         for name in nb.symbols:

@@ -10,6 +10,7 @@ $('theme').onclick = () => {
 function menu(open) {
   $('pages').classList.toggle('open', open)
   $('menu').setAttribute('aria-expanded', open)
+  if (open) ($('pages').querySelector('[aria-current]') || $('pages').querySelector('a')).focus()
 }
 $('menu').onclick = () => menu(!$('pages').classList.contains('open'))
 $('pages').querySelector('[aria-current]')?.scrollIntoView({block: 'nearest'})
