@@ -235,8 +235,8 @@ def lesson_page(nb, writer):
 def engine_page(rooms):
     "The second shelf: each room with its promise, floor by floor"
     about = 'What makes the lessons last a night, leave the house and run fast, one subject a room.'
-    out = ['<p>The lessons hold what a learner reads; each of these notebooks holds one subject that '
-           'somebody may want to know or change. A room imports only from rooms above it.</p>']
+    out = ['<p>The lessons hold what a learner reads; each of these notebooks holds one subject '
+           'that you may want to know or change. A room imports only from rooms above it.</p>']
     toc = []
     for name in dict.fromkeys(p.floor for p in rooms):
         toc.append((2, slug(name), name))

@@ -9,7 +9,8 @@ from mdit_py_plugins.dollarmath import dollarmath_plugin
 from pygments.lexers import get_lexer_by_name
 from pygments.token import Comment, Keyword, Name, Number, Operator, String
 from pygments.util import ClassNotFound
-from project import cfg, is_guide, is_lesson, nbs_dir, notebook_paths, read_cells, read_head, root, text
+from project import (cfg, is_guide, is_lesson, nbs_dir, notebook_paths, read_cells, read_head, root,
+                     text)
 
 blob = f"{cfg['git_url']}/blob/{cfg['branch']}"
 google = 'https://colab.research.google.com'

@@ -26,7 +26,7 @@ order = ('files', 'entries', 'guards', 'tokenizer', 'gpt2', 'encode', 'vocab', '
          'trainer', 'train', 'exercises', 'answers_tokenizer', 'answers_data',
          'answers_attention', 'answers_model', 'answers_train', 'answers_generate', 'live',
          'options', 'shell', 'cli', 'demo')
-# The floors of the engine house: each begins with the room named here and ends where the next begins.
+# The floors of the engine house: each begins with the room named here, and ends before the next.
 floors = dict(files='Files', guards='Tokens', grammar='Stories', token_file='Text and token files',
               config='Models', parts='Weights and formats', kernels='Devices and kernels',
               signatures='Generation', loss='Optimization', memorization='Evaluation',

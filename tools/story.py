@@ -68,7 +68,8 @@ def panel(t, i, is_last, below):
         y, kind = below + 25*k, ' class="chosen"' if s == t.text else ''
         label = html.escape(s.strip() or '¶')
         out.append(f'<text x="176" y="{y+13}" text-anchor="end"{kind}>{label}</text>'
-                   f'<rect x="186" y="{y}" width="{max(2, 340*p/top):.0f}" height="17" rx="3"{kind}/>'
+                   f'<rect x="186" y="{y}" width="{max(2, 340*p/top):.0f}" height="17" '
+                   f'rx="3"{kind}/>'
                    f'<text x="{194+340*p/top:.0f}" y="{y+13}" class="s">{100*p:.0f}%</text>')
     last = ' last' if is_last else ''
     return f'<g class="p{last}" style="--i:{i}">{"".join(out)}</g>'
@@ -77,8 +78,8 @@ look = '''
 svg{--page:#fffdf6;--ink:#23262d;--soft:#5d6470;--glow:#ffb84d;--bar:#a9c6de;--chosen:#c2600c}
 @media(prefers-color-scheme:dark){svg{--page:#191c22;--ink:#e3e5ea;--soft:#a2a9b4;--glow:#8a5510;
 --bar:#3c5f7d;--chosen:#f0a35a}}
-.card{fill:var(--page);stroke:#8884}text{fill:var(--ink);font:16px ui-monospace,SFMono-Regular,Menlo,
-Consolas,"DejaVu Sans Mono",monospace}.t rect{fill:var(--glow)}.p{opacity:0}.p.last{opacity:1}
+.card{fill:var(--page);stroke:#8884}text{fill:var(--ink);font:16px ui-monospace,
+SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace}.t rect{fill:var(--glow)}.p{opacity:0}.p.last{opacity:1}
 .p rect{fill:var(--bar)}.p rect.chosen{fill:var(--chosen)}.p text.chosen{fill:var(--chosen);
 font-weight:600}.p text,.s{font-size:14px}.s{fill:var(--soft)}.key rect{fill:var(--glow)}
 @media(prefers-reduced-motion:no-preference){

@@ -11,7 +11,7 @@ def svg(w, h, inside, label):
     return (f'<svg viewBox="0 0 {w} {h}" width="{w}" height="{h}" role="img" '
             f'aria-label="{esc(label)}">{inside}</svg>')
 
-def write_text(x, y, s, kind='', anchor='start'):
+def letters(x, y, s, kind='', anchor='start'):
     "A line of text at (x, y)"
     return f'<text x="{x:g}" y="{y:g}" class="{kind}" text-anchor="{anchor}">{esc(s)}</text>'
 
@@ -22,8 +22,8 @@ def chips(pieces, ids):
         w = max(8*len(piece) + 8, 9*len(str(i)) + 4)
         if x + w > 212: x, y = 4, y + 46
         out.append(f'<rect x="{x}" y="{y-15}" width="{w}" height="21" rx="4" class="chip"/>')
-        out.append(write_text(x + w/2, y, piece.replace(' ', '␣'), 'mono', 'middle'))
-        out.append(write_text(x + w/2, y + 20, str(i), 'small mono', 'middle'))
+        out.append(letters(x + w/2, y, piece.replace(' ', '␣'), 'mono', 'middle'))
+        out.append(letters(x + w/2, y + 20, str(i), 'small mono', 'middle'))
         x += w + 4
     return svg(216, 124, ''.join(out), 'A sentence cut into tokens, and the number of each')
 
@@ -32,11 +32,11 @@ def shifted(pieces):
     out = []
     for i,(x,y) in enumerate(zip(pieces[-5:], pieces[-4:] + ['?'])):
         at = 22 + 43*i
-        out.append(write_text(at, 34, x.strip(), 'mono tight', 'middle'))
+        out.append(letters(at, 34, x.strip(), 'mono tight', 'middle'))
         out.append(f'<path d="M{at} 42v34m-4-5l4 5l4-5" class="arrow"/>')
-        out.append(write_text(at, 94, y.strip(), 'mono tight strong', 'middle'))
-    out.append(write_text(108, 12, 'what it reads', 'small', 'middle'))
-    out.append(write_text(108, 116, 'what it should say', 'small', 'middle'))
+        out.append(letters(at, 94, y.strip(), 'mono tight strong', 'middle'))
+    out.append(letters(108, 12, 'what it reads', 'small', 'middle'))
+    out.append(letters(108, 116, 'what it should say', 'small', 'middle'))
     return svg(216, 124, ''.join(out), 'Each token predicts the one after it')
 
 def triangle(weights, names):
@@ -44,7 +44,7 @@ def triangle(weights, names):
     n, out = len(names), []
     side = 108//n
     for i in range(n):
-        out.append(write_text(76, 16 + side*i + side/2, names[i].strip(), 'small mono', 'end'))
+        out.append(letters(76, 16 + side*i + side/2, names[i].strip(), 'small mono', 'end'))
         for j in range(i + 1):
             shade = .08 + .92*float(weights[i][j])
             out.append(f'<rect x="{82+side*j}" y="{8+side*i}" width="{side-2}" '
@@ -57,10 +57,10 @@ def tower(config, n_parameters):
     for i in range(config.n_layers):
         y = 86 - 40*i
         out.append(f'<rect x="20" y="{y}" width="80" height="28" rx="5" class="block"/>')
-        out.append(write_text(60, y + 18, f'block {i+1}', 'small', 'middle'))
+        out.append(letters(60, y + 18, f'block {i+1}', 'small', 'middle'))
     facts = [f'{n_parameters:,}', 'weights', f'{config.n_heads} heads a block',
              f'{config.d_model} channels']
-    out += [write_text(114, 34 + 19*i, s, 'strong' if not i else 'small') for i,s in enumerate(facts)]
+    out += [letters(114, 34 + 19*i, s, 'strong' if not i else 'small') for i,s in enumerate(facts)]
     return svg(216, 124, ''.join(out), f'{config.n_layers} blocks, {n_parameters:,} weights')
 
 def curve(points):
@@ -71,9 +71,9 @@ def curve(points):
     out = ['<path d="M28 8V104H208" class="axis"/>', f'<polyline points="{line}" class="curve"/>']
     out += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" class="dot"/>' for x,y in at]
     x, y = at[-1]
-    out.append(write_text(x, y - 10, f'{points[-1][1]:.2f}', 'small', 'end'))
-    out.append(write_text(36, 18, f'loss {points[0][1]:.1f}', 'small'))
-    out.append(write_text(208, 120, f'{last:,} steps', 'small', 'end'))
+    out.append(letters(x, y - 10, f'{points[-1][1]:.2f}', 'small', 'end'))
+    out.append(letters(36, 18, f'loss {points[0][1]:.1f}', 'small'))
+    out.append(letters(208, 120, f'{last:,} steps', 'small', 'end'))
     return svg(216, 124, ''.join(out), 'The loss falls while the model learns')
 
 def bars(candidates):
@@ -81,10 +81,10 @@ def bars(candidates):
     out, top = [], candidates[0][1]
     for i,(piece,p) in enumerate(candidates):
         y = 10 + 23*i
-        out.append(write_text(90, y + 11, piece.strip(), 'mono', 'end'))
+        out.append(letters(90, y + 11, piece.strip(), 'mono', 'end'))
         out.append(f'<rect x="96" y="{y}" width="{80*p/top:.1f}" height="14" rx="3" '
                    f'class="{"bar first" if not i else "bar"}"/>')
-        out.append(write_text(100 + 80*p/top, y + 11, f'{100*p:.0f}%', 'small'))
+        out.append(letters(100 + 80*p/top, y + 11, f'{100*p:.0f}%', 'small'))
     return svg(216, 124, ''.join(out), f'What may follow “{sentence}”')
 
 def printed_losses():
