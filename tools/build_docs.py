@@ -153,6 +153,8 @@ class Page:
     def entry(self, here):
         "Its line in the navigation of the page `here`"
         current = ' aria-current="page"' if self is here else ''
+        if self.name == 'reference' and here.shelf == 'reference' and self is not here:
+            current = ' aria-current="true"' # one of its parts
         kept = f' data-page="{self.name}"' if self.minutes else ''
         if self.exercises: kept += f' data-exercises="{len(self.exercises)}"'
         label = 'Start' if self.name == 'index' else html.escape(self.title)

@@ -410,7 +410,7 @@ def reference(w, nbs):
     for nb in (nb for nb in nbs if nb.module):
         mod = importlib.import_module(f'{cfg["lib_path"]}.{nb.module}')
         w.folder = posixpath.dirname(nb.address)
-        out.append(w.markdown(f'## {mod.__name__}\n\n{nb.promise}.'))
+        out.append(w.markdown(f'## {mod.__name__}\n\n{nb.promise.rstrip(".")}.'))
         out.append(f'<p>Explained in <a href="{nb.name}.html">{html.escape(nb.title)}</a>.</p>')
         for name in nb.symbols:
             owner, _, member = name.partition('.')

@@ -79,7 +79,8 @@ svg{--page:#fffdf6;--ink:#23262d;--soft:#5d6470;--glow:#ffb84d;--bar:#a9c6de;--c
 @media(prefers-color-scheme:dark){svg{--page:#191c22;--ink:#e3e5ea;--soft:#a2a9b4;--glow:#8a5510;
 --bar:#3c5f7d;--chosen:#f0a35a}}
 .card{fill:var(--page);stroke:#8884}text{fill:var(--ink);font:16px ui-monospace,
-SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace}.t rect{fill:var(--glow)}.p{opacity:0}.p.last{opacity:1}
+SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace}.t rect{fill:var(--glow)}
+.p{opacity:0}.p.last{opacity:1}
 .p rect{fill:var(--bar)}.p rect.chosen{fill:var(--chosen)}.p text.chosen{fill:var(--chosen);
 font-weight:600}.p text,.s{font-size:14px}.s{fill:var(--soft)}.key rect{fill:var(--glow)}
 @media(prefers-reduced-motion:no-preference){
