@@ -91,6 +91,7 @@ PROMPTS = ['', 'Once upon a time', 'A little girl went to the woods', 'A', ' ', 
            'Leo', 'Mia was', '“Oh!”', 'One sunny day,', 'Long ago, a brave', 'xyzzy 123',
            'naïve café', '火', '🙂', 'A little boy named Tom', 'Then', 'He lost his', 'THE END.']
 
+@pytest.mark.filterwarnings('ignore:the prompt has')
 @pytest.mark.parametrize('name', ['box', 'odd'])
 def test_greedy_text_and_probabilities(name, at, models):
     tab = at(name)
@@ -136,6 +137,7 @@ def test_ties_let_no_more_through(at):
     knobs = GREEDY | dict(temperature=1)
     assert call(at('box'), code, [1, 1, 1, 1], knobs | dict(top_k=2)) == [0, 1]
     assert call(at('box'), code, [0, 1, 1, 1], knobs | dict(top_p=.4)) == [1, 2]
+    assert call(at('box'), code, [1, 1, 1, 1], knobs | dict(top_p=.5)) == [0, 1]
 
 def test_drawn_tokens_obey_the_knobs(at, models):
     tab, model = at('box'), models['box']
@@ -375,7 +377,8 @@ def test_write_and_stop(at):
     assert 'the model ended the text' in tab.inner_text('#status')
     assert 'grammatical' in tab.inner_text('#verdict')
     assert tab.evaluate("$('story').textContent") == tab.evaluate('story.text')
-    assert tab.inner_text('#said').strip() in tab.evaluate('story.text')
+    assert tab.evaluate("$('said').textContent.length > 10") # what a screen reader says last
+    assert tab.evaluate("story.text.endsWith($('said').textContent)")
 
 def test_nothing_typed(at):
     tab = at('box').tab

@@ -8,7 +8,7 @@ __all__ = ['MAX_PARAMETERS', 'EXAMPLE_TOKENS', 'LEVELS', 'ASSETS', 'page_problem
            'shown_token', 'story_html', 'candidates_html', 'heads_html', 'verdict_html', 'page_asset', 'page_data',
            'web_page']
 
-# %% ../../nbs/engine/web.ipynb #ee4eec10
+# %% ../../nbs/engine/web.ipynb #29b6b48e
 import base64, hashlib, html, json, math, re, tempfile
 from dataclasses import dataclass, fields
 from importlib.resources import files
@@ -17,13 +17,14 @@ from urllib.parse import urlparse
 import torch
 from fastcore.basics import patch
 from .files import as_path, atomic_write
+from .entries import replace_surrogates
 from .tales import TaleReport, check_tale, story_parser
 from .weights import is_int8, saved_config
 from ..tokenizer import GPT2_PATTERN, Tokenizer
 from ..model import ModelConfig, SmallLanguageModel
 from .box import load_packed
 from .limits import SAMPLER_LIMITS
-from .streaming import TextStreamer, unused_token_mask
+from .streaming import TextStreamer, as_prompt, unused_token_mask
 from ..generate import GenerationConfig
 
 # %% ../../nbs/engine/web.ipynb #c9d67f9c
@@ -325,7 +326,7 @@ def _example_parts(example, tok, report):
                 detail_title=f'What else might have come instead of “{came}”',
                 alternatives=candidates_html(example, tok), heads=heads_html(example, tok))
 
-# %% ../../nbs/engine/web.ipynb #9c530f58
+# %% ../../nbs/engine/web.ipynb #08336b76
 def web_page(
     model:SmallLanguageModel, # of `MAX_PARAMETERS` at most
     home:str=None, # the address of a page to link back to
@@ -336,10 +337,10 @@ def web_page(
     _check_page(model, saved_config(model, 'model.save_web'))
     back, (packed, rounded) = _home_link(home), packed_model(model)
     temperature = GenerationConfig().temperature
-    example = worked_example(rounded, prompt, temperature)
+    example = worked_example(rounded, as_prompt(prompt), temperature)
     report, script = check_tale(example.text), '\n'.join(map(page_asset, ASSETS))
     parts = dict(policy=_policy(script), css=page_asset('play.css'), home=back,
-                 name=html.escape(name), about=_about(rounded), script=script,
+                 name=html.escape(replace_surrogates(name)), about=_about(rounded), script=script,
                  max_new_tokens=str(EXAMPLE_TOKENS), model=base64.b64encode(packed).decode(),
                  data=as_embedded(page_data(example, temperature, is_tale(report))),
                  **_example_parts(example, rounded.tokenizer, report))
