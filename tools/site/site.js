@@ -93,8 +93,8 @@ function show() {
 for (const box of all('[data-exercise]')) box.onchange = () => keep('slm-solved', box.dataset.exercise, box.checked)
 if (document.querySelector('#pages [aria-current][data-page]')) {
   $('read').hidden = false
-  $('read').querySelector('input').onchange = e => keep('slm-read', here, e.target.checked)
   let began = false // who comes to the end by reading has read the page; who only opened it has not
+  $('read').querySelector('input').onchange = e => { began = true; keep('slm-read', here, e.target.checked) }
   addEventListener('scroll', () => {
     if (!began && document.querySelector('footer').getBoundingClientRect().top < innerHeight) { began = true; if (!kept('slm-read')[here]) keep('slm-read', here, true) }
   }, {passive: true})
