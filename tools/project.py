@@ -26,6 +26,8 @@ order = ('files', 'entries', 'guards', 'tokenizer', 'gpt2', 'encode', 'vocab', '
          'trainer', 'train', 'exercises', 'answers_tokenizer', 'answers_data',
          'answers_attention', 'answers_model', 'answers_train', 'answers_generate', 'live',
          'options', 'shell', 'cli', 'demo')
+lesson_modules = ('tokenizer', 'data', 'attention', 'model', 'generate', 'train')
+
 # The floors of the engine house: each begins with the room named here, and ends before the next.
 floors = dict(files='Files', guards='Tokens', grammar='Stories', token_file='Text and token files',
               config='Models', parts='Weights and formats', kernels='Devices and kernels',
@@ -33,7 +35,6 @@ floors = dict(files='Files', guards='Tokens', grammar='Stories', token_file='Tex
               figures_tokenizer='Figures', outputs='The run', exercises='Exercises',
               live='Programs and pages')
 guides = ('own_text', 'any_good', 'machines', 'when_wrong', 'five_minutes') # in this order
-lesson_modules = ('tokenizer', 'data', 'attention', 'model', 'generate', 'train')
 
 def text(s): return ''.join(s) if isinstance(s, list) else s
 
