@@ -3,12 +3,12 @@ import ast, inspect, io, json, re, tokenize
 from importlib import import_module
 import pytest
 from conftest import cfg, nb_name, nbs, root
-from project import is_lesson, read_cells, text
+from project import is_guide, is_lesson, read_cells, text
 
 lib = cfg['lib_path']
 modules = sorted(p for p in (root/lib).rglob('*.py') if not p.name.startswith('_'))
 lessons = [p for p in nbs if is_lesson(p)]
-rooms = [p for p in nbs if not is_lesson(p)]
+rooms = [p for p in nbs if not is_lesson(p) and not is_guide(p)]
 numbered = [p for p in lessons if p.stem != 'index']
 folders = ('tools', 'tests', 'bench')
 scripts = sorted(p for d in folders for p in (root/d).glob('*.py'))
@@ -107,7 +107,7 @@ if 'google.colab' in sys.modules and importlib.util.find_spec('{lib}') is None:
 @pytest.mark.parametrize('nb', nbs, ids=nb_name)
 def test_head(nb):
     """Title and promise, badge, install, module: in this order, before any other import; the index
-    exports nothing"""
+    and the guides export nothing"""
     c = cells(nb)
     title, _, promise = source(c[0]).partition('\n\n')
     assert c[0]['cell_type'] == 'markdown'

@@ -1,12 +1,14 @@
-"""Build the site in `_docs/` and `README.md` from the notebooks. KaTeX sets the formulas here;
-Mermaid draws the diagrams in the reader's browser."""
+"""Build the site in `_docs/` and `README.md` from the notebooks. Formulas are set and pictures of
+the first page are drawn here, so that no page asks anybody for anything."""
 import argparse, html, json, os, re, shutil, subprocess, sys, tarfile, tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from lesson import Writer, blob, cfg, colab, notebooks, plain, reference, root, text
+from lesson import Writer, blob, cfg, colab, notebooks, plain, reference, root, slug, text
+from project import floor
+from whole import front_page
 
 here = Path(__file__).resolve().parent/'site' # the template, its look and its script
-versions = dict(katex='0.19.1') # from npm
+versions = {'katex': '0.19.1', 'axe-core': '4.14.1'} # from npm; axe-core is the tests'
 
 # ---- modules ----
 
@@ -35,6 +37,11 @@ def readme_output(o):
     if any(k.startswith('image/') for k in d): return ''
     t = plain(text(o.get('text', d.get('text/plain', '')))).strip('\n')
     return f'```\n{t}\n```' if t.strip() else ''
+README_ONLY, SITE_ONLY = '<!-- only in README.md -->\n', '<!-- only on the site -->\n'
+def only(c):
+    "A cell of the index may be for one of its two readers: 'readme', 'site', or ''"
+    marks = {README_ONLY: 'readme', SITE_ONLY: 'site'}
+    return next((k for mark,k in marks.items() if c.src.startswith(mark)), '')
 def readme(nb):
     "The text of `README.md`, from the index"
     written = 'Written from {}/index.ipynb by tools/build_docs.py: edit the notebook.'
@@ -43,7 +50,8 @@ def readme(nb):
         if c.attachments:
             sys.exit(f'{nb.address}: a picture is pasted into a cell ({", ".join(c.attachments)}); '
                      'save it in images/ and link to it: README.md cannot hold it')
-        if c.kind == 'markdown': out.append(gfm(c.src))
+        if only(c) == 'site': continue
+        if c.kind == 'markdown': out.append(gfm(c.src.removeprefix(README_ONLY)))
         if c.kind != 'code' or c.hidden: continue
         is_shown = c.shown or not c.exported
         if is_shown and c.dirs.get('echo') != 'false': out.append(f'```python\n{c.src}\n```')
@@ -60,7 +68,7 @@ def npm(name, want):
     tgz = cache/f'{name}-{versions[name]}.tgz'
     if not tgz.exists():
         if not shutil.which('npm'):
-            sys.exit('make docs needs npm, which comes with Node.js: it fetches KaTeX and Mermaid')
+            sys.exit('make docs needs npm, which comes with Node.js: it fetches KaTeX')
         cmd = ['npm', 'pack', '--silent', package]
         r = subprocess.run(cmd, cwd=cache, capture_output=True, text=True, encoding='utf-8')
         if r.returncode: sys.exit(f'could not fetch {name} {versions[name]} from npm:\n{r.stderr}')
@@ -124,79 +132,180 @@ class Page:
     promise:str
     body:str
     toc:list # (level, anchor, label) of its headings
-    links:list # (address, label) under its title
-    group:str='' # the heading above it in the navigation
+    links:list=field(default_factory=list) # (address, label) under its title
+    shelf:str='' # lesson, guide, room or reference
+    floor:str='' # of an engine room
+    minutes:float=0 # to read it
+    exercises:list=field(default_factory=list) # their names
 
     def sections(self, body):
-        "The parts of the page for search: page, anchor, title, text"
-        clean = lambda s: ' '.join(html.unescape(re.sub(r'<[^>]+>', ' ', s)).split())
+        "The parts of the page for search: page, anchor, title, prose, words that only code has"
         first, *rest = re.split(r'<h[1-4][^>]* id="([^"]+)"[^>]*>(.*?)</h[1-4]>', body, flags=re.S)
         parts = [('', self.title, first), *zip(rest[::3], rest[1::3], rest[2::3])]
-        return [[f'{self.name}.html', a, clean(t), clean(s)] for a,t,s in parts]
+        return [[f'{self.name}.html', a, bare(t), *searched(s)] for a,t,s in parts]
 
-    def neighbour(self, pages, i, rel, text):
+    def neighbour(self, pages, i, rel, label):
         "A link to page `i`, if there is one"
         if not 0 <= i < len(pages): return '<span></span>'
-        label = text.format(html.escape(pages[i].title))
-        return f'<a rel="{rel}" href="{pages[i].name}.html">{label}</a>'
+        title = html.escape(pages[i].title)
+        return f'<a rel="{rel}" href="{pages[i].name}.html"><small>{label}</small>{title}</a>'
 
-    def navigation(self, pages):
-        "Links to all pages, each group under its heading"
-        out, before = [], ''
-        for p in pages:
-            if p.group and p.group != before:
-                out.append(f'<p class="group">{html.escape(p.group)}</p>')
-            current = ' aria-current=page' if p is self else ''
-            label = 'Start' if p.name == 'index' else html.escape(p.title)
-            out.append(f'<a href="{p.name}.html"{current}>{label}</a>')
-            before = p.group
-        return ''.join(out)
+    def entry(self, here):
+        "Its line in the navigation of the page `here`"
+        current = ' aria-current="page"' if self is here else ''
+        if self.name == 'reference' and here.shelf == 'reference' and self is not here:
+            current = ' aria-current="true"' # one of its parts
+        kept = f' data-page="{self.name}"' if self.minutes else ''
+        if self.exercises: kept += f' data-exercises="{len(self.exercises)}"'
+        label = 'Start' if self.name == 'index' else html.escape(self.title)
+        return f'<a href="{self.name}.html"{kept}{current}>{label}</a>'
+
+    def facts(self):
+        "How long it takes, and how many exercises it has"
+        if not self.minutes: return ''
+        said = f'<span data-minutes="{self.minutes:.1f}">{duration(self.minutes)}</span>'
+        n = len(self.exercises)
+        if n: said += f'<span id="solved" data-of="{n}">{n} exercises</span>'
+        return f'<p class="facts">{said}</p>'
 
     def html(self, template, pages):
         "The whole page, between its neighbours"
         i, esc, site = pages.index(self), html.escape, cfg['title']
-        full_title = self.title if self.name == 'index' else f'{self.title} · {site}'
+        is_first = self.name == 'index'
+        full_title = f'{site}: {self.promise}' if is_first else f'{self.title} · {site}'
         entries = [f'<a class="h{l}" href="#{a}">{esc(t)}</a>' for l,a,t in self.toc]
         katex = '<link rel="stylesheet" href="assets/katex/katex.min.css">'
-        fill = dict(name=self.name, title=esc(self.title), promise=esc(self.promise),
+        links = ''.join(f'<a href="{u}">{t}</a>' for u,t in self.links)
+        head = (f'<h1>{esc(self.title)}</h1>\n<p class="promise">{esc(self.promise)}</p>\n'
+                f'{self.facts()}<p class="links">{links}</p>')
+        fill = dict(name=self.name, shelf=self.shelf or self.name, promise=esc(self.promise),
                     body=self.body, site=esc(site), git=cfg['git_url'], year=cfg['copyright'],
-                    full_title=esc(full_title), nav=self.navigation(pages), toc=''.join(entries),
-                    links=''.join(f'<a href="{u}">{t}</a>' for u,t in self.links),
-                    prev=self.neighbour(pages, i-1, 'prev', '← {}'),
-                    next=self.neighbour(pages, i+1, 'next', '{} →'),
+                    full_title=esc(full_title), nav=navigation(self, pages), toc=''.join(entries),
+                    head='' if is_first else head,
+                    prev=self.neighbour(pages, i-1, 'prev', 'Before'),
+                    next=self.neighbour(pages, i+1, 'next', 'Next'),
                     katex=katex if 'class="katex' in self.body else '')
-        return re.sub(r'\{\{(\w+)\}\}', lambda m: fill[m[1]], template)
+        return filled(template, fill)
+
+def filled(template, values): return re.sub(r'\{\{(\w+)\}\}', lambda m: values[m[1]], template)
+
+def duration(minutes):
+    "97 -> '1 h 40 min': to five minutes, since nobody reads to the minute"
+    five = max(5, 5*round(minutes/5))
+    return f'{five//60} h {five%60:02} min' if five >= 60 else f'{five} min'
+
+def bare(s): return ' '.join(html.unescape(re.sub(r'<[^>]+>', ' ', s)).split())
+
+def searched(s):
+    "Of a part of a page, its prose, and the names that occur only in its code"
+    s = re.sub(r'<(script|style|svg)\b.*?</\1>', ' ', s, flags=re.S)
+    code = re.compile(r'<pre class="code">.*?</pre>', re.S)
+    prose, source = bare(code.sub(' ', s)), bare(' '.join(code.findall(s)))
+    names = re.findall(r'[A-Za-z_]\w{2,}', source)
+    return prose, ' '.join(n for n in dict.fromkeys(names) if n not in prose)
+
+# ---- the navigation: four shelves ----
+
+def navigation(here, pages):
+    "Links to all pages, each shelf under its heading, the engine rooms folded by floor"
+    on = lambda shelf: [p for p in pages if p.shelf == shelf]
+    group = lambda title, ps: f'<p class="group">{title}</p>' + ''.join(p.entry(here) for p in ps)
+    rooms, first = on('room'), [p for p in pages if p.name == 'engine']
+    out = [pages[0].entry(here), group('Lessons', on('lesson')), group('Guides', on('guide'))]
+    out.append(group('Reference', on('reference')[:1]))
+    out.append(group('Engine room', first))
+    for name in dict.fromkeys(p.floor for p in rooms):
+        inside = [p for p in rooms if p.floor == name]
+        is_open = ' open' if here in inside else ''
+        links = ''.join(p.entry(here) for p in inside)
+        out.append(f'<details{is_open}><summary>{html.escape(name)}</summary>{links}</details>')
+    return ''.join(out)
 
 def lesson_page(nb, writer):
     button = '<img src="assets/colab.svg" width="117" height="20" alt="Open in Colab">'
     links = [(f'{colab}/{nb.address}', button),
              (f'{blob}/{nb.address}', 'Notebook')]
     if nb.module: links.append((f'{blob}/{nb.module_path}', 'Module'))
-    group = '' if nb.is_lesson else nb.folder.capitalize()
-    return Page(nb.name, nb.title, nb.promise, writer.body(nb), writer.toc, links, group)
+    if nb.name == 'index': nb.cells = [c for c in nb.cells if only(c) != 'readme']
+    page = Page(nb.name, nb.title, nb.promise, writer.body(nb), writer.toc, links)
+    if nb.name == 'index': return page
+    page.shelf = 'lesson' if nb.is_lesson else 'guide' if nb.is_guide else 'room'
+    if page.shelf == 'room': page.floor = floor(nb.stem)
+    page.minutes, page.exercises = nb.minutes, nb.exercises
+    return page
+
+def engine_page(rooms):
+    "The second shelf: each room with its promise, floor by floor"
+    about = 'What makes the lessons last a night, leave the house and run fast, one subject a room.'
+    out = ['<p>The lessons hold what a learner reads; each of these notebooks holds one subject '
+           'that you may want to know or change. A room imports only from rooms above it.</p>']
+    toc = []
+    for name in dict.fromkeys(p.floor for p in rooms):
+        toc.append((2, slug(name), name))
+        out.append(f'<h2 id="{slug(name)}">{html.escape(name)}</h2><dl class="rooms">')
+        line = '<div><dt><a href="{}.html">{}</a></dt><dd>{}</dd></div>'
+        out += [line.format(p.name, html.escape(p.title), html.escape(p.promise))
+                for p in rooms if p.floor == name]
+        out.append('</dl>')
+    return Page('engine', 'The engine room', about, '\n'.join(out), toc)
+
+def reference_pages(nbs, new_writer):
+    "The public names: of the lessons on the first page, of each floor of the house on its own"
+    parts = {'': [nb for nb in nbs if nb.is_lesson and nb.module]}
+    for nb in nbs:
+        if nb.module and not nb.is_lesson: parts.setdefault(floor(nb.stem), []).append(nb)
+    line = '<li><a href="reference-{}.html">{}</a>: {}</li>'
+    modules = lambda rooms: ', '.join(f'<code>{nb.module}</code>' for nb in rooms)
+    shelf = ''.join(line.format(slug(f), html.escape(f), modules(r)) for f,r in parts.items() if f)
+    first = ('<p>Each public name with its call, its parameters and their shapes, the errors it '
+             'raises, its source, and the place that explains it. Below are the modules of the '
+             f'lessons. Those of the engine room have a page for each floor:</p><ul>{shelf}</ul>')
+    pages, names = [], []
+    for name,part in parts.items():
+        w = new_writer()
+        title = f'Reference: {name}' if name else 'Reference'
+        page = Page(f'reference-{slug(name)}' if name else 'reference', title,
+                    'Every public name: its call, shapes, errors and source.',
+                    ('' if name else first) + reference(w, part), w.toc, shelf='reference')
+        names += [[to, n, bare(about)] for n,to,about in w.names]
+        pages.append(page)
+    return pages, names
+
+# ---- the page where the model writes ----
+
+def write_play(site):
+    "The page that runs the model in the box"
+    from slm_scratch import SmallLanguageModel
+    from slm_scratch.engine.web import web_page
+    model = SmallLanguageModel.from_pretrained('tales-tiny')
+    write(site/'play.html', web_page(model, home='index.html'))
 
 def build(site):
     "Build the site in the folder `site`; the number of its pages"
     shutil.rmtree(site, ignore_errors=True)
-    shutil.copytree(here, site/'assets', ignore=shutil.ignore_patterns('page.html'))
+    templates = ('page.html', 'first.html')
+    shutil.copytree(here, site/'assets', ignore=shutil.ignore_patterns(*templates))
     if (root/'images').exists(): shutil.copytree(root/'images', site/'images')
     write(site/'.nojekyll', '')
-    nbs, maths = notebooks(), Maths()
-    new_writer = lambda: Writer(nbs, maths, site)
+    write_play(site)
+    nbs, maths, pictures = notebooks(), Maths(), {}
+    new_writer = lambda: Writer(nbs, maths, site, pictures)
     pages = [lesson_page(nb, new_writer()) for nb in nbs]
-    w = new_writer()
-    n_lessons = sum(nb.is_lesson for nb in nbs)
-    about = 'The whole package on one page.'
-    pages.insert(n_lessons, Page('reference', 'Reference', about, reference(w, nbs), w.toc, []))
+    rooms = [p for p in pages if p.shelf == 'room']
+    references, names = reference_pages(nbs, new_writer)
+    pages = [*(p for p in pages if p not in rooms), engine_page(rooms), *rooms, *references]
+    first = (here/'first.html').read_text(encoding='utf-8')
+    pages[0].body = filled(first, front_page(pages)) + pages[0].body
 
-    found = [row for p in pages for row in p.sections(maths.as_tex(p.body))]
-    index = json.dumps(found, ensure_ascii=False, separators=(',', ':'))
+    found = [row for p in pages if p.shelf != 'reference'
+             for row in p.sections(maths.as_tex(p.body))]
+    index = json.dumps([names, found], ensure_ascii=False, separators=(',', ':'))
     write(site/'assets'/'search.js', f'window.SEARCH = {index}\n')
     bodies = maths.set([p.body for p in pages], site/'assets'/'katex')
     for p,body in zip(pages, bodies, strict=True): p.body = body
     template = (here/'page.html').read_text(encoding='utf-8')
     for p in pages: write(site/f'{p.name}.html', p.html(template, pages))
-    return len(pages)
+    return len(pages) + 1
 
 if __name__ == '__main__':
     ap = argparse.ArgumentParser(description=__doc__)

@@ -6,11 +6,11 @@ from urllib.parse import unquote
 from fastcore.docments import docments
 from markdown_it import MarkdownIt
 from mdit_py_plugins.dollarmath import dollarmath_plugin
-from pygments import highlight
-from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
+from pygments.token import Comment, Keyword, Name, Number, Operator, String
 from pygments.util import ClassNotFound
-from project import cfg, is_lesson, nbs_dir, notebook_paths, read_cells, read_head, root, text
+from project import (cfg, is_guide, is_lesson, nbs_dir, notebook_paths, read_cells, read_head, root,
+                     text)
 
 blob = f"{cfg['git_url']}/blob/{cfg['branch']}"
 google = 'https://colab.research.google.com'
@@ -27,9 +27,10 @@ def plain(s):
 def slug(s): return re.sub(r'[^\w]+', '-', s.lower()).strip('-')
 
 def output_html(t):
-    "Text that a cell printed; prose, whose lines are long, is wrapped"
+    "Text that a cell printed; lines that are long are wrapped, and a story is set as a book is"
     if not t.strip(): return ''
     wrap = ' prose' if max(map(len, t.splitlines())) > 120 else ''
+    if wrap and not re.search(r'[<>{}|=_/]|  ', t): wrap += ' told'
     return f'<pre class="out{wrap}">{html.escape(t)}</pre>'
 
 class Cell:
@@ -47,10 +48,23 @@ class Cell:
         self.shown = 'exports' in self.dirs
         self.exported = self.shown or bool({'export', 'exporti'} & self.dirs.keys())
 
+def code_lines(src):
+    "Lines of code that are read: neither empty nor a comment"
+    return [l for l in src.splitlines() if l.strip() and not l.lstrip().startswith('#')]
+
+def reading_minutes(cells):
+    "How long a notebook's cells take: 180 words or 10 lines of code a minute"
+    of = lambda kind: [text(c['source']) for c in cells if c['cell_type'] == kind]
+    words = sum(len(s.split()) for s in of('markdown'))
+    return words/180 + sum(len(code_lines(s)) for s in of('code'))/10
+
+exercise_call = re.compile(r"^exercise\('([\w.]+)'", re.M)
+
 class Notebook:
     "A notebook to be a page: title and promise from its first cell, the module that it exports"
     def __init__(self, path):
         self.path, self.stem, self.is_lesson = path, path.stem, is_lesson(path)
+        self.is_guide = is_guide(path)
         raw = read_cells(path)
         self.title, self.promise, rest = read_head(raw)
         cells = [Cell(c) for c in raw if text(c.get('source', '')).strip()]
@@ -64,6 +78,9 @@ class Notebook:
         prefix = '' if self.is_lesson else self.folder.replace('/', '-') + '-'
         self.name = prefix + name # the name of its page
         self.symbols = [n for c in cells if c.exported for n in defined(c.src)]
+        self.minutes = reading_minutes(raw)
+        asked = [n for c in self.cells if c.kind == 'code' for n in exercise_call.findall(c.src)]
+        self.exercises = list(dict.fromkeys(asked)) if self.is_lesson else []
 
     @property
     def address(self):
@@ -101,11 +118,25 @@ def notebooks(warn=True):
 
 # ---- pages ----
 
+# Kinds of tokens that have a colour of their own, and the letter of their class in `site.css`.
+colours = {Comment: 'c', Keyword: 'k', Operator.Word: 'k', String: 's', Number: 'm',
+           Name.Builtin: 'b', Name.Function: 'f', Name.Class: 'f', Name.Decorator: 'f'}
+
+def colour(kind):
+    "The class of a token, or '': most of a line needs none, and so no markup"
+    return next((c for k,c in colours.items() if kind in k), '')
+
 def code_html(src, lang='python'):
     "Highlighted code; the look is in `site.css`"
     try: lexer = get_lexer_by_name(lang or 'text', stripnl=False)
     except ClassNotFound: lexer = get_lexer_by_name('text')
-    inside = highlight(src.rstrip(), lexer, HtmlFormatter(nowrap=True)).rstrip()
+    runs = [] # [class, text], neighbours of one class joined; space takes any
+    for kind,t in lexer.get_tokens(src.rstrip()):
+        c = runs[-1][0] if runs and not t.strip() else colour(kind)
+        if runs and runs[-1][0] == c: runs[-1][1] += t
+        else: runs.append([c, t])
+    mark = lambda c, t: f'<i class={c}>{t}</i>' if c else t
+    inside = ''.join(mark(c, html.escape(t, quote=False)) for c,t in runs).rstrip()
     return f'<pre class="code"><code>{inside}</code></pre>'
 
 class Writer:
@@ -113,9 +144,12 @@ class Writer:
     def __init__(self, nbs, # all notebooks, for the links between them
                  maths, # called with a formula and whether it stands alone, gives its HTML
                  site, # folder for pictures
+                 pictures=None, # data → address, of those written before; it grows
                 ):
         self.maths, self.site = maths, site
+        self.pictures = {} if pictures is None else pictures
         self.toc, self.ids, self.n_img = [], set(), 0
+        self.names = [] # of the reference: (name, where it is explained, what it does)
         self.pages = {nb.address: nb.name for nb in nbs}
         # of the notebook at work: its folder, and the pictures pasted into its cells
         self.folder, self.attached = cfg['nbs_path'], {}
@@ -123,12 +157,12 @@ class Writer:
         self.symbols = {n: f'{nb.name}.html#{n.lower()}' for nb in nbs for n in nb.symbols}
         exporting = [nb for nb in nbs if nb.module]
         self.symbols |= {f"{cfg['lib_path']}.{nb.module}": f'{nb.name}.html' for nb in exporting}
-        self.md = self.parser()
+        self.md, self.text_md = self.parser(html=True), self.parser(html=False)
 
-    def parser(self):
-        "Markdown with formulas and highlighted code"
+    def parser(self, html):
+        "Markdown with formulas and highlighted code; with `html`, tags are tags"
         def formula(tex, options): return self.maths(tex, options['display_mode'])
-        md = MarkdownIt('commonmark', {'html': True}).enable(['table', 'strikethrough'])
+        md = MarkdownIt('commonmark', {'html': html}).enable(['table', 'strikethrough'])
         md.use(dollarmath_plugin, allow_space=False, allow_digits=False, double_inline=True,
                renderer=formula)
         md.add_render_rule('fence', lambda _, ts, i, *a: self.fence(ts[i]))
@@ -171,16 +205,19 @@ class Writer:
         return self.picture(raw, Path(name).suffix or '.' + re.split(r'[/+]', mime)[1])
 
     def picture(self, data, suffix):
-        "The address of a new picture on this page"
+        "The address of a picture: a new one, or that of a page before which shows the same"
         self.n_img += 1
+        if data in self.pictures: return self.pictures[data]
         name = f'images/{self.nb.name}-{self.n_img}{suffix}'
         (self.site/'images').mkdir(parents=True, exist_ok=True)
         (self.site/name).write_bytes(data)
+        self.pictures[data] = name
         return name
 
-    def markdown(self, src):
+    def markdown(self, src, md=None):
         "Markdown to HTML: anchors on headings, links to our pages, our names in backticks linked"
-        tokens = self.md.parse(src)
+        md = md or self.md
+        tokens = md.parse(src)
         for i,t in enumerate(tokens):
             if t.type == 'heading_open':
                 label = tokens[i+1].content
@@ -189,7 +226,11 @@ class Writer:
                     self.toc.append((int(t.tag[1]), t.attrGet('id'), re.sub(r'[`*$]', '', label)))
             if t.children: self.inline(t)
             if t.type == 'html_block': t.content = self.raw(t.content)
-        return self.md.renderer.render(tokens, self.md.options, {})
+        return md.renderer.render(tokens, md.options, {})
+
+    def comment(self, src):
+        "A docstring or comment to HTML: a tag in it is what it speaks of"
+        return self.markdown(src, self.text_md)
 
     def inline(self, t):
         "Mend links and pictures in a line of text, and link names of ours"
@@ -237,7 +278,8 @@ class Writer:
         caption = c.dirs.get('fig-cap')
         alt = c.dirs.get('fig-alt') or caption or f'Figure {self.n_img}: drawn by the cell above'
         below = f'<figcaption>{html.escape(caption)}</figcaption>' if caption is not None else ''
-        img = f'<img src="{src}" width="{w}" height="{h}" alt="{html.escape(alt)}">'
+        late = 'loading="lazy" decoding="async"'
+        img = f'<img src="{src}" width="{w}" height="{h}" {late} alt="{html.escape(alt)}">'
         return f'<figure>{img}{below}</figure>'
 
     def output(self, o, c):
@@ -257,6 +299,12 @@ class Writer:
         t = plain(text(d.get('text/plain', '')))
         return output_html(t)
 
+    def ticks(self, c):
+        "A box to tick for each exercise of a cell; the browser keeps it"
+        names = [n for n in exercise_call.findall(c.src) if n in self.nb.exercises]
+        box = '<label class="tick"><input type="checkbox" data-exercise="{}">Solved</label>'
+        return ''.join(map(box.format, names))
+
     def body(self, nb):
         "The page of a notebook, below its title"
         self.nb, self.marked = nb, set()
@@ -269,7 +317,7 @@ class Writer:
                 out.append(self.markdown(c.src))
             elif c.kind == 'code':
                 outs = ''.join(self.output(o, c) for o in c.outputs)
-                out.append(f'<div class="cell">{self.code(c)}{outs}</div>')
+                out.append(f'<div class="cell">{self.code(c)}{outs}{self.ticks(c)}</div>')
         return '\n'.join(out)
 
 # ---- the reference ----
@@ -307,7 +355,7 @@ def table(w, f):
     except Exception: return ''
     def inline(s):
         if not s: return ''
-        return w.markdown(' '.join(s.split())).strip().removeprefix('<p>').removesuffix('</p>')
+        return w.comment(' '.join(s.split())).strip().removeprefix('<p>').removesuffix('</p>')
     def row(n, d):
         name = '<em>result</em>' if n == 'return' else f'<code>{n}</code>'
         kind = html.escape(type_name(d.get('anno')))
@@ -316,6 +364,19 @@ def table(w, f):
              if n not in ('self', 'cls') and (d.get('docment') or n != 'return')}
     if not any(d.get('docment') for d in shown.values()): return ''
     return f'<table class="params">{"".join(row(n, d) for n,d in shown.items())}</table>'
+
+def source_link(f):
+    "The address of its lines in the module on GitHub, or '' for what has none"
+    try: lines, first = inspect.getsourcelines(inspect.unwrap(f))
+    except (TypeError, OSError): return ''
+    file = Path(inspect.getsourcefile(inspect.unwrap(f)))
+    if not file.is_relative_to(root): return ''
+    return f'{blob}/{file.relative_to(root).as_posix()}#L{first}-L{first + len(lines) - 1}'
+
+def split_raises(doc):
+    "What a docstring says, and which errors it promises"
+    said = re.split(r'(?:^|[.;]\s+)[Rr]aises[ ,]+', doc, maxsplit=1)
+    return said[0], said[1].rstrip('.') if len(said) > 1 else ''
 
 def entry(w, name, obj, lesson):
     "One name of the reference; `lesson` is where it is explained"
@@ -327,8 +388,14 @@ def entry(w, name, obj, lesson):
     sig = name if is_property else kind + signature(name, f)
     head = f'<h{level} id="{a}">{html.escape(name)}</h{level}>'
     params = '' if is_property else table(w, f)
-    return (f'<section class="entry"><a class="lesson" href="{lesson}">lesson</a>{head}'
-            f'{code_html(sig)}{w.markdown(inspect.getdoc(f) or "")}{params}</section>')
+    about, raises = split_raises(inspect.getdoc(f) or '')
+    w.names.append((name, lesson, about))
+    if raises: raises = f'<div class="raises"><b>Raises</b> {w.comment(raises)}</div>'
+    source = source_link(f)
+    links = f'<a href="{lesson}">explained</a>'
+    if source: links += f'<a href="{source}">source</a>'
+    return (f'<section class="entry"><p class="lesson">{links}</p>{head}'
+            f'{code_html(sig)}{w.comment(about)}{params}{raises}</section>')
 
 def members(cls):
     "The public methods and properties that a class itself defines, and explains"
@@ -337,13 +404,14 @@ def members(cls):
         if not k.startswith('_') and inspect.isfunction(f) and f.__doc__: yield k, v
 
 def reference(w, nbs):
-    "The page that lists every exported name: signature, parameters, and the way to its lesson"
-    about = 'Every public name, with its parameters. The link at the right leads to its lesson.'
-    out = [w.markdown(about)]
+    "The exported names of some notebooks: signature, parameters, errors, source, and the lesson"
+    out = []
     sys.path.insert(0, str(root))
     for nb in (nb for nb in nbs if nb.module):
         mod = importlib.import_module(f'{cfg["lib_path"]}.{nb.module}')
-        out.append(w.markdown(f'## {mod.__name__}'))
+        w.folder = posixpath.dirname(nb.address)
+        out.append(w.markdown(f'## {mod.__name__}\n\n{nb.promise.rstrip(".")}.'))
+        out.append(f'<p>Explained in <a href="{nb.name}.html">{html.escape(nb.title)}</a>.</p>')
         for name in nb.symbols:
             owner, _, member = name.partition('.')
             obj = getattr(mod, owner)

@@ -239,8 +239,8 @@ class Background:
         end_runners()
 
 # the order keeps all cores busy
-longest_first = ['04_train', '05_generate', 'index', '01_data', '03_model', 'engine/memorization',
-                 '00_tokenizer', '02_attention']
+longest_first = ['04_train', '05_generate', 'guides/five_minutes', '01_data', '03_model',
+                 'engine/memorization', '00_tokenizer', '02_attention']
 def by_length(name): return [*longest_first, name].index(name)
 
 def chosen(names):

@@ -30,6 +30,14 @@ order = ('files', 'entries', 'guards', 'byte_order', 'pair_counts', 'tokenizer',
          'answers_train', 'answers_generate', 'options', 'shell', 'cli', 'demo')
 lesson_modules = ('tokenizer', 'data', 'attention', 'model', 'generate', 'train')
 
+# The floors of the engine house: each begins with the room named here, and ends before the next.
+floors = dict(files='Files', guards='Tokens', grammar='Stories', token_file='Text and token files',
+              config='Models', parts='Weights and formats', kernels='Devices and kernels',
+              signatures='Generation', loss='Optimization', memorization='Evaluation',
+              figures_tokenizer='Figures', outputs='The run', exercises='Exercises',
+              live='Programs and pages')
+guides = ('own_text', 'any_good', 'machines', 'when_wrong', 'five_minutes') # in this order
+
 def text(s): return ''.join(s) if isinstance(s, list) else s
 
 def read_cells(path):
@@ -51,11 +59,13 @@ def read_head(cells):
     return head[2:].strip(), promise, others.strip('\n')
 
 def notebook_files():
-    "Every notebook below `nbs/` that is not hidden: the index, the lessons, the rooms in order"
+    "Every notebook below `nbs/` that is not hidden: index, lessons, guides, rooms in order"
     hidden = lambda p: any(part.startswith(('.', '_')) for part in p.relative_to(nbs_dir).parts)
     def place(p):
-        room = order.index(p.stem) if p.parent != nbs_dir and p.stem in order else len(order)
-        return len(p.relative_to(nbs_dir).parts), p.stem != 'index', room, p.as_posix()
+        names = guides if is_guide(p) else () if is_lesson(p) else order
+        room = names.index(p.stem) if p.stem in names else len(names)
+        depth = len(p.relative_to(nbs_dir).parts)
+        return depth, p.stem != 'index', not is_guide(p), room, p.as_posix()
     return sorted((p for p in nbs_dir.rglob('*.ipynb') if p.is_file() and not hidden(p)), key=place)
 
 def notebook_paths(warn=False):
@@ -69,6 +79,11 @@ def notebook_paths(warn=False):
     return found
 
 def is_lesson(path): return path.parent == nbs_dir
+def is_guide(path): return path.parent == nbs_dir/'guides'
+def floor(name):
+    "The floor of the house on which the engine room `name` lies"
+    at = order.index(name) if name in order else len(order)
+    return [f for first,f in floors.items() if order.index(first) <= at][-1]
 def nb_name(path):
     "A short name for the notebook at `path`: 02_attention, engine/files"
     return path.relative_to(nbs_dir).with_suffix('').as_posix()
