@@ -377,7 +377,7 @@ def test_write_and_stop(at):
     assert 'the model ended the text' in tab.inner_text('#status')
     assert 'grammatical' in tab.inner_text('#verdict')
     assert tab.evaluate("$('story').textContent") == tab.evaluate('story.text')
-    assert tab.evaluate("$('said').textContent.length > 10") # what a screen reader says last
+    assert tab.evaluate("$('said').textContent") # what a screen reader says last
     assert tab.evaluate("story.text.endsWith($('said').textContent)")
 
 def test_nothing_typed(at):

@@ -179,7 +179,7 @@ async function write() {
 // For screen readers: whole sentences, not every token.
 function say(from, all) {
   const fresh = story.texts.slice(from).join('');
-  if (!all && (!/[.!?]["”]?\s*$/.test(fresh) || fresh.length < 60)) return from;
+  if (!fresh || !all && (!/[.!?]["”]?\s*$/.test(fresh) || fresh.length < 60)) return from;
   $('said').textContent = fresh;
   return story.texts.length;
 }
