@@ -15,6 +15,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+from .modern import SoftcapLinear
 from ..model import SmallLanguageModel
 
 # %% ../../nbs/engine/loss.ipynb #ad2d193b
@@ -33,6 +34,14 @@ def _product_dtype(h):
     on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
     return torch.get_autocast_dtype(kind) if on else h.dtype
 
+# %% ../../nbs/engine/loss.ipynb #3f0b8d9d
+def _bend(z, cap):
+    "Soft-cap logits in place; returns the slope, in memory of its own"
+    z.div_(cap).tanh_()
+    slope = 1 - z*z
+    z.mul_(cap)
+    return slope
+
 # %% ../../nbs/engine/loss.ipynb #f57be0e6
 class ChunkedCrossEntropy(torch.autograd.Function):
     """Head and loss of a few rows at a time, keeping the gradient, not the logits
@@ -43,14 +52,16 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         W, # (V, C) the head's matrix
         y, # (N,) int64, the tokens that came
         rows, # tokens whose logits exist at the same time
+        cap, # what the logits are bent to stay below; 0: nothing
     ): # nats a token, the mean
         dtype = _product_dtype(h)
         wide = torch.promote_types(dtype, torch.float32)
         w, loss, dh, dW = W.to(dtype), 0., torch.empty_like(h), torch.zeros_like(W)
         for hs, ys, out in zip(h.split(rows), y[:, None].split(rows), dh.split(rows)):
-            z = p = None # free the last chunk before allocating the next
+            z = p = slope = None # free the last chunk before allocating the next
             hs = hs.to(dtype)
             z = (hs @ w.T).to(wide)                         # (rows, V); what follows is in place
+            if cap: slope = _bend(z, cap)
             z -= z.amax(-1, keepdim=True)                    # so that nothing overflows
             right = z.gather(1, ys)
             total = z.exp_().sum(-1, keepdim=True)
@@ -58,7 +69,8 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             if not any(ctx.needs_input_grad): continue
             minus_truth = torch.full_like(ys, -1, dtype=wide)
             # N times the logits' gradient
-            p = z.div_(total).scatter_add_(1, ys, minus_truth).to(dtype)
+            p = z.div_(total).scatter_add_(1, ys, minus_truth)
+            p = (p.mul_(slope) if cap else p).to(dtype)
             out.copy_(p @ w)
             dW = dW.addmm_(p.T, hs) if dW.dtype == dtype else dW.add_(p.T @ hs)       # (V, C)
         ctx.save_for_backward(dh, dW)
@@ -68,7 +80,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, g): # of the loss → of h and W
         dh, dW = ctx.saved_tensors
-        return dh.mul_(g/len(dh)), dW.mul_(g/len(dh)), None, None
+        return dh.mul_(g/len(dh)), dW.mul_(g/len(dh)), None, None, None
 
 # %% ../../nbs/engine/loss.ipynb #d172acdf
 def chunked_cross_entropy(
@@ -76,10 +88,11 @@ def chunked_cross_entropy(
     W, # (V, C) the head's matrix
     y, # (N,) int64, the tokens that came; each counts
     rows:int=512, # tokens whose logits exist at the same time
+    cap:float=0., # above 0: the logits are soft-capped
 ): # nats a token, the mean; float32 also where products are in sixteen bits
     "`F.cross_entropy(h @ W.T, y)`, but at most (rows, V) logits exist at a time"
     if not torch.is_grad_enabled(): h, W = h.detach(), W.detach()
-    return ChunkedCrossEntropy.apply(h, W, y, rows)
+    return ChunkedCrossEntropy.apply(h, W, y, rows, cap)
 
 # %% ../../nbs/engine/loss.ipynb #4d37a297
 @contextmanager
@@ -103,10 +116,11 @@ _FORWARD = SmallLanguageModel.forward
 def has_own_head(
     model:SmallLanguageModel, # the model
 ) -> bool:
-    "Are the logits the product with `lm_head.weight` and nothing else?"
+    "Are the logits the product with `lm_head.weight`, perhaps soft-capped, and nothing else?"
     parts = (model, model.lm_head)
     patched = any('forward' in vars(m) or m._forward_hooks or m._forward_pre_hooks for m in parts)
-    plain = type(model.lm_head) is nn.Linear and model.lm_head.bias is None
+    known = type(model.lm_head) in (nn.Linear, SoftcapLinear)
+    plain = known and model.lm_head.bias is None
     return plain and type(model).forward is _FORWARD and not patched
 
 # %% ../../nbs/engine/loss.ipynb #d9a41863
@@ -119,8 +133,8 @@ def language_model_loss(
     "How surprised the model is by what comes next"
     if own_head is None: own_head = has_own_head(model)
     if own_head:
-        h = model.hidden_states(x).flatten(0, 1)             # (B·T, C)
-        return chunked_cross_entropy(h, model.lm_head.weight, y.flatten())
+        h, head = model.hidden_states(x).flatten(0, 1), model.lm_head  # (B·T, C)
+        return chunked_cross_entropy(h, head.weight, y.flatten(), cap=getattr(head, 'cap', 0.))
     z = model(x)                                              # (B, T, V)
     z = z.to(torch.promote_types(z.dtype, torch.float32))
     return F.cross_entropy(z.flatten(0, 1), y.flatten())

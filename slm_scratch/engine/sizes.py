@@ -93,8 +93,9 @@ def estimate_memory(
     one = estimate_bytes(replace(cfg, n_layers=1), batch_size, block_size)['activations']
     inputs = 4*batch_size*block_size*cfg.d_model*cfg.n_layers # what each block reads
     if checkpoint_activations: need['activations'] = one + inputs
-    some = min(rows, batch_size*block_size) + cfg.d_model # a few rows, and the head's gradient
-    if not cfg.logit_softcap: need['logits'] = 4*some*cfg.vocab_size # else all rows at once
+    tables = 2 if cfg.logit_softcap else 1 # the slope of the cap
+    some = tables*min(rows, batch_size*block_size) + cfg.d_model # and the head's gradient
+    need['logits'] = 4*some*cfg.vocab_size
     return {k: v for k, v in need.items() if k != 'kv_cache'}
 
 # %% ../../nbs/engine/sizes.ipynb #f57443ca
