@@ -24,6 +24,11 @@ def plain(s):
     s = re.sub(r'\x1B(?:[@-Z\\-_]|\[[0-?]*[ -/]*[@-~])', '', s).replace('\r\n', '\n')
     return '\n'.join(l.rstrip('\r').rsplit('\r', 1)[-1] for l in s.split('\n'))
 
+def mark(name, names):
+    "The id of an exported name: in small letters, unless another of `names` has the same then"
+    low = [n.lower() for n in names]
+    return name.lower() if low.count(name.lower()) == 1 else name
+
 def slug(s): return re.sub(r'[^\w]+', '-', s.lower()).strip('-')
 
 def output_html(t):
@@ -154,7 +159,8 @@ class Writer:
         # of the notebook at work: its folder, and the pictures pasted into its cells
         self.folder, self.attached = cfg['nbs_path'], {}
         # where each exported name is explained
-        self.symbols = {n: f'{nb.name}.html#{n.lower()}' for nb in nbs for n in nb.symbols}
+        self.symbols = {n: f'{nb.name}.html#{mark(n, nb.symbols)}'
+                        for nb in nbs for n in nb.symbols}
         exporting = [nb for nb in nbs if nb.module]
         self.symbols |= {f"{cfg['lib_path']}.{nb.module}": f'{nb.name}.html' for nb in exporting}
         self.md, self.text_md = self.parser(html=True), self.parser(html=False)
@@ -259,7 +265,7 @@ class Writer:
         "A code cell: shown if it is read, folded if it is a detail; its names can be linked to"
         names = list(dict.fromkeys(defined(c.src))) if c.exported else []
         new = [n for n in names if n not in self.marked]
-        marks = ''.join(f'<a class="mark" id="{n.lower()}"></a>' for n in new)
+        marks = ''.join(f'<a class="mark" id="{mark(n, self.nb.symbols)}"></a>' for n in new)
         self.marked |= set(names)
         if c.hidden or c.dirs.get('echo') == 'false': return marks
         if not c.exported: return code_html(c.src)
@@ -308,7 +314,7 @@ class Writer:
     def body(self, nb):
         "The page of a notebook, below its title"
         self.nb, self.marked = nb, set()
-        self.ids, out = {n.lower() for n in nb.symbols}, []
+        self.ids, out = {mark(n, nb.symbols) for n in nb.symbols}, []
         self.folder = posixpath.dirname(nb.address)
         for c in nb.cells:
             self.attached = c.attachments

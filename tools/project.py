@@ -34,8 +34,8 @@ lesson_modules = ('tokenizer', 'data', 'attention', 'model', 'generate', 'train'
 floors = dict(files='Files', guards='Tokens', grammar='Stories', token_file='Text and token files',
               config='Models', parts='Weights and formats', kernels='Devices and kernels',
               signatures='Generation', loss='Optimization', memorization='Evaluation',
-              figures_tokenizer='Figures', outputs='The run', exercises='Exercises',
-              live='Programs and pages')
+              live='Figures', outputs='The run', exercises='Exercises',
+              options='Programs')
 guides = ('own_text', 'any_good', 'machines', 'when_wrong', 'five_minutes') # in this order
 
 def text(s): return ''.join(s) if isinstance(s, list) else s

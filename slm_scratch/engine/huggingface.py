@@ -109,8 +109,8 @@ def layout_for(hf:dict, # `config.json`
     "The architecture that a file describes. Raises ValueError for one that is not read here"
     kind = hf.get('model_type', 'gpt2')
     if kind in LAYOUTS: return LAYOUTS[kind]
-    raise ValueError(f'config.json describes a {kind!r}, which is not read here: known are '
-                     f'{", ".join(LAYOUTS)}')
+    raise ValueError(f'config.json has model_type={kind!r}, which is not read here: take a model '
+                     f'of type {", ".join(LAYOUTS)}')
 
 # %% ../../nbs/engine/huggingface.ipynb #6dafade1
 SAFETENSORS_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64,

@@ -6,7 +6,7 @@
 __all__ = ['RMS_EPS', 'ACTIVATIONS', 'MODERN', 'Choice', 'Switch', 'rms_norm', 'RMSNormFunction', 'fast_rms_norm', 'RMSNorm',
            'make_norm', 'Norm', 'EmbeddingNorm', 'NormedEmbedding', 'SquaredReLU', 'SwiGLU', 'Activation',
            'sliding_mask', 'layer_window', 'VariantAttention', 'Heads', 'Window', 'Pattern', 'softcap', 'SoftcapLinear',
-           'Softcap', 'ZeroInit']
+           'LogitSoftcap', 'ZeroInit']
 
 # %% ../../nbs/engine/modern.ipynb #aa3e73e5
 import torch
@@ -316,7 +316,7 @@ class SoftcapLinear(nn.Linear):
         return softcap(super().forward(x), self.cap)
 
 # %% ../../nbs/engine/modern.ipynb #57be3c71
-class Softcap(Variant):
+class LogitSoftcap(Variant):
     "`logit_softcap`: 0 as in GPT-2, or what the logits stay below"
     def problem(self, cfg): # the config to look at → a line, or None
         "A number, not negative"
@@ -331,7 +331,7 @@ class Softcap(Variant):
         device = 'meta' if cfg.tie_weights else None # a tied one gets its matrix later
         model.lm_head = SoftcapLinear(cfg.d_model, cfg.vocab_size, cfg.logit_softcap, device)
 
-VARIANTS['logit_softcap'] = Softcap('logit_softcap')
+VARIANTS['logit_softcap'] = LogitSoftcap('logit_softcap')
 
 # %% ../../nbs/engine/modern.ipynb #ff63110e
 class ZeroInit(Switch):
