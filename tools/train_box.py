@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from project import cfg, root
 from slm_scratch.engine.box import load_packed
-from slm_scratch.engine.demo import DEMO_PROMPT, DEMO_TRAINING, demo_model, score_stories
+from slm_scratch.engine.demo import DEMO_PROMPT, DEMO_TRAINING, demo_model
 from slm_scratch.engine.evaluate import evaluate
 from slm_scratch.engine.files import atomic_write
 from slm_scratch.engine.prepare import prepare
 from slm_scratch.engine.sizes import count_parameters
-from slm_scratch.engine.tales import tales
+from slm_scratch.engine.tales import score_stories, tales
 from slm_scratch.model import SmallLanguageModel
 from slm_scratch.train import LanguageModelTrainer
 

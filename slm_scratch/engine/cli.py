@@ -23,7 +23,7 @@ from .huggingface import BUNDLED
 from .kernels import new_choices
 from .device import choose_device
 from .evaluate import evaluate
-from .scorecard import scorecard, verdict
+from .scorecard import decode_documents, scorecard
 from .memorization import MemorizationIndex
 from ..train import check_arguments, LanguageModelTrainer
 from .options import OptionError, borrow
@@ -210,7 +210,7 @@ def _print_card(net, data, whole, samples, max_documents, block_size):
                                 'holds out against the part that it sees')
     made = scorecard(net, data, max_documents or 200, samples, block_size=block_size)
     print(in_words(made.held_out), made, sep='\n\n')
-    print(_as_json(made.held_out, counting=made.counting, verdict=verdict(made)))
+    print(_as_json(made.held_out, counting=made.counting, verdict=made.verdict()))
 
 # %% ../../nbs/engine/cli.ipynb #81542cea
 @program(
@@ -252,7 +252,7 @@ class CopyReport:
         data, # what the model was trained on, as for `train`
         tokenizer, # the model's
     ):
-        train, valid = (_decoded(part, tokenizer) for part in prepare(data, tokenizer))
+        train, valid = (decode_documents(part, tokenizer) for part in prepare(data, tokenizer))
         self.index, self.held_out = MemorizationIndex(train), valid
 
     def __call__(self,
@@ -275,11 +275,6 @@ class CopyReport:
         pieces = 'piece' if len(runs) == 1 else 'pieces'
         return (f'held-out text of {n} words has {runs[len(runs)//2]}, '
                 f'at most {runs[-1]} ({len(runs)} {pieces})')
-
-# %% ../../nbs/engine/cli.ipynb #965caa2a
-def _decoded(documents, tokenizer):
-    "The texts of a `TokenDataset`"
-    return [tokenizer.decode(documents.document(i).tolist()) for i in range(documents.n_documents)]
 
 # %% ../../nbs/engine/cli.ipynb #dee07ce4
 @program(

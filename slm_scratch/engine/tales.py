@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['tale_grammar', 'is_validation', 'write_tale', 'tales', 'sentences', 'StoryParser', 'Parse', 'TaleReport',
-           'StoryState', 'story_parser', 'check_tale']
+           'StoryState', 'story_parser', 'check_tale', 'score_stories']
 
 # %% ../../nbs/engine/tales.ipynb #33947b2b
 import re, zlib
@@ -243,3 +243,16 @@ def check_tale(
         keeps_pronoun='pronoun' in state.facts and 'pronoun' not in kinds,
         object_returns=state.n_object > 1 and 'object' not in kinds,
         ends=state.last_step == 'end' and not rest, problems=tuple(state.problems))
+
+# %% ../../nbs/engine/tales.ipynb #ab375834
+def score_stories(
+    stories:list, # of str
+) -> dict: # counts: stories, grammatical, keeps (name and pronoun), both, ended
+    "Count what `check_tale` finds right with generated stories"
+    reports = [check_tale(s) for s in stories]
+    return dict(
+        stories=len(reports),
+        grammatical=sum(r.grammatical for r in reports),
+        keeps=sum(r.keeps_name and r.keeps_pronoun for r in reports),
+        both=sum(r.ok for r in reports),
+        ended=sum(r.ends for r in reports))
