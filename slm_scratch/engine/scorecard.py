@@ -79,7 +79,7 @@ def decode_documents(
     return [tokenizer.decode(data.document(i).tolist()) for i in range(data.n_documents)]
 
 # %% ../../nbs/engine/scorecard.ipynb #424e71ec
-MAX_COMPARED_TOKENS = 1_000_000 # tokens of the training part in which copies are looked for
+MAX_COMPARED_TOKENS = 300_000 # tokens of the training part in which copies are looked for
 
 def sample_scores(
     model:SmallLanguageModel, # in evaluation mode
