@@ -205,8 +205,7 @@ class KVCache:
             raise ValueError(f'a batch of {len(k)} for a cache of {len(self.k)} rows: make the '
                              f'cache for batch={len(k)}')
         kind = lambda t: (t.shape[1], t.shape[3], t.dtype, t.device)
-        fits = kind(k) == kind(self.k) and kind(v) == kind(self.v)
-        if n == 0 and not fits: self.reserve(k, v)
+        if n == 0 and (kind(k), kind(v)) != (kind(self.k), kind(self.v)): self.reserve(k, v)
         self.k[:, :, n:S], self.v[:, :, n:S] = k, v
         self.length = S
         return self.k[:, :, :S].to(k.dtype), self.v[:, :, :S].to(v.dtype)

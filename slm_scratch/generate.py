@@ -123,6 +123,7 @@ def __call__(self:Sampler,
 # %% ../nbs/05_generate.ipynb #4519f291
 class Decoder:
     "Next-token logits for B texts that grow token by token: every position is computed once"
+    token_ids = None # which tokens the logits stand for, (n,); None: each for its own place
     def __init__(self,
         model:SmallLanguageModel, # whose logits
         contexts:list, # B lists of ids, none empty, none longer than the window
@@ -274,6 +275,7 @@ def decode_loop(
         while True:
             if unused is not None: logits = logits.masked_fill(unused, -torch.inf)
             ids = config(logits, rows.draw(), seen, eot)   # (B,)
+            if decoder.token_ids is not None: ids = decoder.token_ids[ids]
             tokens, said = ids.tolist(), [None]*len(live)
             if config.log_probs:
                 said = logits.log_softmax(-1).gather(1, ids[:, None])[:, 0].tolist()

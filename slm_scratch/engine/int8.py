@@ -265,5 +265,6 @@ def _compile_bf16(layer):
     "The scales are applied in float32: in bf16 they would be rounded, too"
     q, scale, bias = layer.weight, layer.scale, layer.bias
     ones, shape, product = _bf16_ones(len(q)), (1, 1, len(q)), torch._weight_int8pack_mm
-    def scaled(x): return (product(x.view(1, -1).bfloat16(), q, ones)*scale).view(shape)
-    return scaled if bias is None else lambda x: scaled(x) + bias
+    zero = torch.zeros_like(scale) if bias is None else bias
+    return lambda x: torch.addcmul(
+        zero, product(x.view(1, -1).bfloat16(), q, ones), scale).view(shape)
