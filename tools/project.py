@@ -17,7 +17,8 @@ nbs_dir = root/cfg['nbs_path']
 # Lessons are slm_scratch.<name>, the others slm_scratch.engine.<name>; tests/test_package.py reads
 # every import against it.
 order = ('files', 'entries', 'guards', 'byte_order', 'pair_counts', 'tokenizer', 'gpt2',
-         'encode', 'vocab', 'grammar', 'tales', 'data', 'token_file', 'encodings', 'texts',
+         'encode', 'vocab', 'counting', 'grammar', 'tales', 'data', 'token_file', 'encodings',
+         'texts',
          'download', 'inputs', 'corpus', 'prepare', 'attention', 'config', 'model', 'variants',
          'modern', 'sizes', 'parts', 'weights', 'hf_tokenizer', 'layouts', 'huggingface',
          'formats', 'kernels', 'int8', 'box', 'changes', 'device', 'signatures', 'streaming',
