@@ -52,22 +52,16 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, InitVar, replace
 from pathlib import Path
-import numpy as np
 from fastcore.basics import patch
 from .engine.files import as_number
 from .data import get_batch, steps_per_epoch
 from .model import ModelConfig, SmallLanguageModel
-from .engine.sizes import explain_oom
-from .engine.device import choose_device, fork_rng, tf32, usual_torch
-from .engine.loss import activation_checkpointing
-from .engine.distributed import full_tensor, process_group
-from .engine.run import graceful_stop
-from .engine.progress import Progress, windows_from
-from .engine.report import History, open_writer, progress_bar, show_step
-from .engine.checks import argument_problems, bare_model, check_finite, check_model
-from .engine.checks import plain_arguments
+from .engine.distributed import full_tensor
+from .engine.progress import Progress
+from .engine.report import History, progress_bar, show_step
+from .engine.checks import argument_problems, bare_model, check_finite, plain_arguments
 from .engine.signatures import takes_fields
-from .engine.trainer import TrainerBase
+from .engine.trainer import begin_loop, check_gradient, running, sync, TrainerBase
 
 # %% ../nbs/04_train.ipynb #94de5b3c
 @dataclass(frozen=True)
@@ -156,7 +150,6 @@ def train(self:LanguageModelTrainer,
         self.loop()
         return self.finish()
 
-# %% ../nbs/04_train.ipynb #b3d22178
 @patch
 @takes_fields(TrainConfig)
 @contextmanager
@@ -169,25 +162,7 @@ def session(self:LanguageModelTrainer,
     limit = self.model.config.max_seq_len
     if config is None: self.config = TrainConfig(**options, max_seq_len=limit)
     else: self.config = replace(config, **options, max_seq_len=limit)
-    check_model(self.model)
-    c, original, self.data_path = self.config, self.model, data_path
-    self.device = choose_device(c.device)
-    with usual_torch(self.device), process_group(self.device) as self.group:
-        try:
-            self.set_up(data_path)
-            T = self.progress.block_size
-            with graceful_stop(self.verbose) as self.stop_request, fork_rng(self.device), \
-                 explain_oom(self.model.config, c.batch_size, T, c.checkpoint_activations), \
-                 tf32(self.device, c.precision), \
-                 activation_checkpointing(self.model, c.checkpoint_activations):
-                self.model.train()
-                yield self
-        except FloatingPointError: # raised in all processes together
-            self.placed.gather()
-            raise
-        finally:
-            self.model = original
-            self.net = self.placed = None # nothing may refer to the process group when it ends
+    with running(self, data_path): yield self
 
 # %% ../nbs/04_train.ipynb #3ccb820c
 @patch
@@ -199,8 +174,7 @@ def train_step(self:LanguageModelTrainer) -> tuple: # loss in nats a token, norm
         x, y = self.micro_batch(first + (i*group.world + group.rank)*c.batch_size)
         with group.no_sync(self.net, last=i == c.grad_accum - 1):
             with plan.autocast(): part = self.net(x, y) / c.grad_accum   # forward, loss
-            if not part.requires_grad:
-                raise ValueError('no parameter with requires_grad=True takes part in the loss')
+            check_gradient(part)
             plan.scaler.scale(part).backward()                           # backward
         loss = loss + part.detach()
     loss = group.all_reduce_mean(float(loss))
@@ -215,18 +189,6 @@ def train_step(self:LanguageModelTrainer) -> tuple: # loss in nats a token, norm
     plan.scaler.update()
     self.progress.step += 1
     return loss, norm
-
-# %% ../nbs/04_train.ipynb #c6ed58ac
-@patch
-def micro_batch(self:LanguageModelTrainer,
-    first:int, # number of its first window, counted from the start of the run
-) -> tuple: # x, y: (B, T) int64 on the device
-    "The batch that begins with window `first`; its dropout follows from that number, too"
-    c = self.config
-    state = np.random.SeedSequence([c.seed, first//c.batch_size]).generate_state(1)
-    self.plan.seed(int(state[0]))
-    x, y = windows_from(self.data, first, c.batch_size, self.progress.block_size, c.seed)
-    return self.plan.put(x), self.plan.put(y)
 
 # %% ../nbs/04_train.ipynb #62111c1f
 def learning_rate(
@@ -260,33 +222,14 @@ def validate(self:LanguageModelTrainer) -> float: # nats a token; nan without a 
 @patch
 def loop(self:LanguageModelTrainer) -> None:
     "Steps, and after each what is due: evaluate, log, save, stop"
-    c, progress = self.config, self.progress
-    progress.start = self.clock() - progress.elapsed
-    self.writer = None
-    if c.tensorboard and self.group.is_main:
-        self.writer = open_writer(self.out_dir, self.step, self.run.say)
-    def sync():
-        signal = self.stop_request.signal
-        self.stopped = progress.sync_clock_and_stop(self.group, signal, self.out_dir)
-    sync()
-    if not self.history: self.log(evaluate=True, sample=bool(c.sample_every))
+    progress = self.progress
+    begin_loop(self)
     with progress_bar(progress, self.verbose) as bar:
         while not progress.done and not self.stopped:
             began = self.clock()
             loss, norm = self.train_step()
             progress.add(loss, norm, began)
-            sync()
+            sync(self)
             show_step(bar, progress)
             self.after_step()
-            sync()
-
-@patch
-def after_step(self:LanguageModelTrainer) -> None:
-    "Evaluate, speak, log and save, if it is time"
-    c, progress = self.config, self.progress
-    evaluate = progress.due_evaluation(c.eval_every) or progress.done
-    save = progress.due_checkpoint(c.checkpoint_every, evaluate)
-    sample = progress.due_sample(c.sample_every)
-    if evaluate or sample or self.step % c.log_every == 0: self.log(evaluate, sample)
-    if save: self.save('last.pt')
-    if c.keep_every and self.step % c.keep_every == 0: self.save(f'step-{self.step}.pt')
+            sync(self)

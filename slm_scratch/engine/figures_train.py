@@ -55,13 +55,15 @@ def _contours(ax):
 
 # %% ../../nbs/engine/figures_train.ipynb #5c000da0
 def plot_valley(
-    paths:dict, # name → (steps, 2) points
+    paths:dict, # name → (steps + 1, 2) points
 ) -> None:
     "Paths through a valley that is steep across and nearly flat along"
     fig, ax = plt.subplots(figsize=(7, 2.6))
     _contours(ax)
     for name, p in paths.items(): ax.plot(*p.T.numpy(), '.-', ms=4, lw=1, label=name)
-    ax.set(xlabel='parameter x', ylabel='parameter y', title='40 steps to the bottom at (0, 0)')
+    steps = max(map(len, paths.values())) - 1 # the first point is the start
+    ax.set(xlabel='parameter x', ylabel='parameter y',
+           title=f'{steps} steps towards the bottom at (0, 0)')
     ax.legend(ncols=len(paths), loc='upper center', bbox_to_anchor=(.5, -.25), fontsize=8)
 
 # %% ../../nbs/engine/figures_train.ipynb #aef83ad1
