@@ -129,12 +129,14 @@ class Tokenizer(Vocabulary):
                  ranks:dict, # token, as bytes → its id
                  pattern:str=GPT2_PATTERN, # how texts are cut into pieces
                  special_tokens:dict=None, # special token → its id; default: end-of-text comes last
-                 *others, # vocab_size, in_text, name: see `Vocabulary`
-                 **named, # the same, by name
+                 vocab_size:int=None, # this one and the next: see `Vocabulary`
+                 in_text=(), # words that somebody added to a finished vocabulary
+                 name:str=None, # shown, and kept in files; default: bpe and the number of tokens
                 ):
-        super().__init__(ranks, pattern, special_tokens or {EOT: len(ranks)}, *others, **named)
+        special_tokens = special_tokens or {EOT: len(ranks)}
+        super().__init__(ranks, pattern, special_tokens, vocab_size, in_text, name)
         self.encoding = tiktoken.Encoding(self.name, pat_str=pattern, mergeable_ranks=ranks,
-                                          special_tokens=self.special_tokens)
+                                          special_tokens=special_tokens)
 
     @property
     def eot(self): # int
@@ -144,7 +146,7 @@ class Tokenizer(Vocabulary):
 # %% ../nbs/00_tokenizer.ipynb #49091e97
 @patch
 def encode(self:Tokenizer,
-           text:str, # any text; nothing in it turns into a special token, except those of `in_text`
+           text:str, # any text; it stays text, even if it spells a special token
           ) -> list: # ids
     "Text to ids"
     if self.needs_care(text): return self.encode_with_care(text, pre_tokenize)

@@ -19,15 +19,6 @@ INK = '#202428' # on the pale boxes
 def _show(token): return token.decode('utf-8', 'replace').replace(' ', '␣')
 
 # %% ../../nbs/engine/figures_tokenizer.ipynb #ad092ec8
-def token_rows(
-    rows:dict, # name of a row → [(label, width in bytes)], a pair for each box
-    size:float=7, # of the labels, in points
-): # the axes
-    "Boxes below each other, one row for each way to cut a text"
-    _, ax = plt.subplots(figsize=(7, .5*len(rows)))
-    _draw_rows(ax, rows, size)
-    return ax
-
 def _draw_rows(ax, rows, size=7):
     for y, (name, boxes) in enumerate(rows.items()):
         x = 0
@@ -40,6 +31,16 @@ def _draw_rows(ax, rows, size=7):
         ax.text(-.5, -y, f'{name}: {len(boxes)}', ha='right', va='center', size=8)
     ax.set(xlim=(0, x), ylim=(.5 - len(rows), .5))
     ax.axis('off')
+
+# %% ../../nbs/engine/figures_tokenizer.ipynb #2c5d5783
+def token_rows(
+    rows:dict, # name of a row → [(label, width in bytes)], a pair for each box
+    size:float=7, # of the labels, in points
+): # the axes
+    "Boxes below each other, one row for each way to cut a text"
+    _, ax = plt.subplots(figsize=(7, .5*len(rows)))
+    _draw_rows(ax, rows, size)
+    return ax
 
 # %% ../../nbs/engine/figures_tokenizer.ipynb #e299fa73
 def _is_marker(byte, place):
