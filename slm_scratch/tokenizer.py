@@ -129,8 +129,8 @@ class Tokenizer(Vocabulary):
                  ranks:dict, # token, as bytes → its id
                  pattern:str=GPT2_PATTERN, # how texts are cut into pieces
                  special_tokens:dict=None, # special token → its id; default: end-of-text comes last
-                 vocab_size:int=None, # this one and the next: see `Vocabulary`
-                 in_text=(), # words that somebody added to a finished vocabulary
+                 vocab_size:int=None, # how many ids, if the last ones have no token
+                 in_text=(), # special tokens that a text turns into if it spells them
                  name:str=None, # shown, and kept in files; default: bpe and the number of tokens
                 ):
         special_tokens = special_tokens or {EOT: len(ranks)}
