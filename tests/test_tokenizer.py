@@ -246,7 +246,8 @@ def test_long_whitespace(own):
 def test_piece_by_piece_gives_the_same_ids(own):
     mixed = 'A Foxglove<|user|> and a Foxglovefox'
     for tok in own, chat(own):
-        for text in [*texts, mixed]: assert tok.encode_pieces(text, pre_tokenize) == tok.encode(text), text
+        for text in [*texts, mixed]:
+            assert tok.encode_pieces(text, pre_tokenize) == tok.encode(text), text
     expected = [*own.encode('A '), 331, *own.encode('<|user|>')]
     assert chat(own).encode('A Foxglove<|user|>') == expected
 

@@ -153,7 +153,9 @@ def count_changes(word, # tokens, as bytes
     return _without_zeros(_differences(word, pair))
 
 # %% ../../nbs/engine/answers_tokenizer.ipynb #daef1744
-def next_pair(count, ranks):
+def next_pair(count, # pair → how often it occurs
+              ranks:dict, # token → rank
+             ): # a pair, or None if there is none
     "As in the lesson: the most frequent pair; of several, the one with the older tokens"
     return min(count, key=lambda p: (-count[p], ranks[p[0]], ranks[p[1]]), default=None)
 
