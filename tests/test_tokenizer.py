@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from slm_scratch.engine.hf_tokenizer import GPT2_CUTS, from_hf_tokenizer, to_hf_tokenizer
 from slm_scratch.tokenizer import BYTE_TO_UNICODE, EOT, Tokenizer, count_words, train_bpe
-from slm_scratch.tokenizer import train_bpe_naive
+from slm_scratch.tokenizer import pre_tokenize, train_bpe_naive
 
 story = ('The little fox lost her lantern. She looked under the old oak, and behind the mill. '
          '“Lantern!” she cried.\n\n  Why? 1984 caf\u00e9s ')
@@ -246,7 +246,8 @@ def test_long_whitespace(own):
 def test_piece_by_piece_gives_the_same_ids(own):
     mixed = 'A Foxglove<|user|> and a Foxglovefox'
     for tok in own, chat(own):
-        for text in [*texts, mixed]: assert tok.encode_pieces(text) == tok.encode(text), text
+        for text in [*texts, mixed]:
+            assert tok.encode_pieces(text, pre_tokenize) == tok.encode(text), text
     expected = [*own.encode('A '), 331, *own.encode('<|user|>')]
     assert chat(own).encode('A Foxglove<|user|>') == expected
 

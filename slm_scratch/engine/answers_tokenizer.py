@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['SENTENCE', 'story_texts', 'story_ranks', 'two_tokenizers', 'count_characters', 'count_pairs', 'merge',
-           'count_changes', 'cut_digits', 'bpe_decode', 'who_wrote', 'unused_tokens']
+           'count_changes', 'next_pair', 'train', 'encode', 'decode', 'yours_or_ours', 'cut_digits', 'who_wrote',
+           'unused_tokens']
 
 # %% ../../nbs/engine/answers_tokenizer.ipynb #c495c023
 from collections import Counter
 from functools import cache
 from random import Random
-from .exercises import answer, answer_value
+from .exercises import ANSWERS, answer, answer_value, exercise
 from .tales import tales
 from ..tokenizer import GPT2_PATTERN, Tokenizer, bpe_encode, byte_ranks, count_words
 from ..tokenizer import merge_bytes, merge_pair, pre_tokenize, train_bpe
@@ -152,10 +153,127 @@ def count_changes(word, # tokens, as bytes
     return _without_zeros(_differences(word, pair))
 
 # %% ../../nbs/engine/answers_tokenizer.ipynb #daef1744
-answer_value('tokenizer.merges_of_abab', 2, mistakes={
-    'One too many: `abab` + `abab` occurs once, and a pair must occur twice.': 3,
-    'Go on: after the first merge, `ab` + `ab` occurs more than once.': 1,
-    'Count the merges, not the tokens that are left.': 258})
+def next_pair(count, # pair → how often it occurs
+              ranks:dict, # token → rank
+             ): # a pair, or None if there is none
+    "As in the lesson: the most frequent pair; of several, the one with the older tokens"
+    return min(count, key=lambda p: (-count[p], ranks[p[0]], ranks[p[1]]), default=None)
+
+# %% ../../nbs/engine/answers_tokenizer.ipynb #99d989ba
+def _train(text, vocab_size, choose=next_pair, min_count=2):
+    "The trainer, and what can be wrong with it"
+    ranks, words = byte_ranks(), [(_bytes_of(text), 1)]
+    for rank in range(256, vocab_size):
+        count = count_pairs(words)
+        pair = choose(count, ranks)
+        if pair is None or count[pair] < min_count: break
+        ranks[pair[0] + pair[1]] = rank
+        words = [(merge(parts, pair), n) for parts, n in words]
+    return ranks
+
+def _first_met(count, ranks): return max(count, key=count.get, default=None)
+
+# %% ../../nbs/engine/answers_tokenizer.ipynb #0c7b4cf3
+_training = [('aaabdaaabac', 1000), ('bbab abba', 300), ('the fox and the box, '*4, 270),
+             ('\xe9t\xe9, \xe9t\xe9', 260), ('', 300), ('aaaa', 256)]
+
+@answer('tokenizer.train', cases=_training, mistakes={
+    'A pair that occurs once is not merged: stop there.':
+        lambda text, size: _train(text, size, min_count=1),
+    'A pair that occurs twice is merged, too.': lambda text, size: _train(text, size, min_count=3),
+    'If counts tie, the pair with the older tokens is next: ask `next_pair`.':
+        lambda text, size: _train(text, size, choose=_first_met),
+    '`vocab_size` counts all tokens, the 256 bytes among them; it is not the number of merges.':
+        lambda text, size: _train(text, size + 256),
+    'The 256 bytes belong to the vocabulary: begin with `byte_ranks()`.':
+        lambda text, size: {t: r for t, r in _train(text, size).items() if len(t) > 1}})
+def train(text:str, # to train on
+          vocab_size:int, # tokens to end with, the 256 bytes among them
+         ) -> dict: # token → rank
+    "Count, choose, merge, until the vocabulary is full or no pair occurs twice"
+    return _train(text, vocab_size)
+
+# %% ../../nbs/engine/answers_tokenizer.ipynb #ba431bca
+def _encode(text, ranks, choose):
+    "Ids of `text`; `choose` takes one of the pairs whose union is a token"
+    parts = _bytes_of(text)
+    while True:
+        pairs = [p for p in zip(parts, parts[1:]) if p[0] + p[1] in ranks]
+        if not pairs: return [ranks[t] for t in parts]
+        parts = merge(parts, choose(pairs, ranks))
+
+def _oldest(pairs, ranks): return min(pairs, key=lambda p: ranks[p[0] + p[1]])
+def _leftmost(pairs, ranks): return pairs[0]
+def _youngest(pairs, ranks): return max(pairs, key=lambda p: ranks[p[0] + p[1]])
+
+# %% ../../nbs/engine/answers_tokenizer.ipynb #b95ce8c1
+def _longest_first(text, ranks):
+    ids, rest = [], text.encode('utf-8')
+    while rest:
+        n = max(n for n in range(1, len(rest) + 1) if rest[:n] in ranks)
+        ids.append(ranks[rest[:n]])
+        rest = rest[n:]
+    return ids
+
+# %% ../../nbs/engine/answers_tokenizer.ipynb #099564ae
+def _encoding_cases():
+    letters = ''.join(Random(1).choices('ab', k=90))
+    return [('aab', train('aaabdaaabac', 1000)), (letters, train(letters[::-1], 280)),
+            (SENTENCE, story_ranks()), ('\xe9t\xe9 狐', story_ranks()), ('', byte_ranks())]
+
+@answer('tokenizer.encode', cases=_encoding_cases, mistakes={
+    'Merge the pair whose union has the lowest rank first, not the leftmost pair.':
+        lambda text, ranks: _encode(text, ranks, _leftmost),
+    'Merge the pair whose union has the lowest rank first, not the highest.':
+        lambda text, ranks: _encode(text, ranks, _youngest),
+    'This takes the longest token that fits; repeat the merges instead, oldest first.':
+        _longest_first,
+    'These are the tokens; look up the rank of each.':
+        lambda text, ranks: [list(ranks)[i] for i in encode(text, ranks)],
+    'Single bytes are where it begins: merge them.':
+        lambda text, ranks: [ranks[b] for b in _bytes_of(text)]})
+def encode(text:str, # any text
+           ranks:dict, # token → rank
+          ) -> list: # ids
+    "Merge, lowest rank first, until no union is a token; look up"
+    return _encode(text, ranks, _oldest)
+
+# %% ../../nbs/engine/answers_tokenizer.ipynb #ab9491f1
+def _decoding_cases():
+    ids = [encode(text, story_ranks()) for text in (SENTENCE, '狐 \xe9t\xe9', '')]
+    return [(row, story_ranks()) for row in [*ids, ids[1][:2]]]
+
+def _joined(ids, tokens): return b''.join(tokens[i] for i in ids)
+
+# %% ../../nbs/engine/answers_tokenizer.ipynb #736af5b8
+@answer('tokenizer.decode', cases=_decoding_cases, mistakes={
+    'These are the bytes; a text is wanted: decode them.':
+        lambda ids, ranks: _joined(ids, list(ranks)),
+    'Join the bytes before you decode them: a character may be spread over several tokens.':
+        lambda ids, ranks: ''.join(list(ranks)[i].decode('utf-8', 'replace') for i in ids),
+    "What is not UTF-8 must show as U+FFFD: errors='replace'.":
+        lambda ids, ranks: _joined(ids, list(ranks)).decode('utf-8', errors='ignore'),
+    'An id is the rank of a token, not its place in alphabetical order.':
+        lambda ids, ranks: _joined(ids, sorted(ranks)).decode('utf-8', errors='replace')})
+def decode(ids, # a list of ids
+           ranks:dict, # token → rank
+          ) -> str: # text; what is not UTF-8 shows as U+FFFD
+    "Look up, join, decode"
+    tokens = {rank: token for token, rank in ranks.items()}
+    return _joined(ids, tokens).decode('utf-8', errors='replace')
+
+# %% ../../nbs/engine/answers_tokenizer.ipynb #16e0a302
+def yours_or_ours(*given, # functions of the lesson, named as their exercises are
+                 ) -> list: # of functions
+    "Each function if it is right, or else the answer; prints which"
+    chosen = []
+    for f in given:
+        name = f'tokenizer.{f.__name__}'
+        ours = ANSWERS[name].right
+        right = f is not ours and exercise(name, f).right
+        print(f'{f.__name__:11} →', 'yours' if right else 'ours, until yours is right')
+        chosen.append(f if right else ours)
+    return chosen
 
 # %% ../../nbs/engine/answers_tokenizer.ipynb #6eca30f6
 def _cut_with(numbers):
@@ -179,26 +297,6 @@ answer_value('tokenizer.sick_line', 6, mistakes={
     'Line 3 is right: it goes on until line 5 returns.': 3,
     'Line 4 is right: it lists every pair whose union is a token. Which of them comes first?': 4,
     'Line 5 is right: if no pair makes a token, the word is done.': 5})
-
-# %% ../../nbs/engine/answers_tokenizer.ipynb #ab9491f1
-def _decoding_cases():
-    return [(bpe_encode(t, story_ranks()), story_ranks()) for t in (SENTENCE, '狐', '')]
-
-def _in_alphabetical_order(ids, ranks):
-    tokens = sorted(ranks)
-    return b''.join(tokens[i] for i in ids)
-
-@answer('tokenizer.bpe_decode', cases=_decoding_cases, mistakes={
-    'Bytes are wanted, not a text: a list of ids may end inside a character.':
-        lambda ids, ranks: bpe_decode(ids, ranks).decode(),
-    'These are the tokens; join them.': lambda ids, ranks: [list(ranks)[i] for i in ids],
-    'An id is the rank of a token, not its place in alphabetical order.': _in_alphabetical_order})
-def bpe_decode(ids, # a list of ids
-               ranks:dict, # token → rank
-              ) -> bytes: # of the text
-    "Look up and join"
-    token = {rank: t for t, rank in ranks.items()}
-    return b''.join(token[i] for i in ids)
 
 # %% ../../nbs/engine/answers_tokenizer.ipynb #59ba4088
 def _writing_cases():

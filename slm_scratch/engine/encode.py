@@ -10,7 +10,8 @@ import os
 import numpy as np
 from fastcore.basics import patch
 from .entries import replace_surrogates
-from ..tokenizer import EOT, Tokenizer, has_long_whitespace
+from .guards import has_long_whitespace
+from ..tokenizer import EOT, Tokenizer
 
 # %% ../../nbs/engine/encode.ipynb #71ad42c9
 @patch
