@@ -143,9 +143,8 @@ def plot_sick_runs(
         for name, run in runs.items():
             style = dict(color='grey', lw=2.5, alpha=.6) if name == 'healthy' else dict(lw=1.3)
             ax.plot(run[i], label=name, **style)
-        ax.set(xlabel='step', title=title)
-    axes[0].set(ylim=(0, None))
-    axes[1].set(yscale='log')
+        ax.set(xlabel='step', title=title, yscale='log')
+    axes[0].yaxis.set_major_formatter('{x:g}')
     axes[1].legend(fontsize=8, loc='center left', bbox_to_anchor=(1, .5))
 
 # %% ../../nbs/engine/figures_train.ipynb #62000d4a
