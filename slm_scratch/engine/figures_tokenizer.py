@@ -79,7 +79,7 @@ def plot_pair_counts(
 ): # the axes of the panels
     "A bar for each pair of neighbours, the most frequent first"
     height = .24*min(n, max(map(len, counts.values()))) + .7
-    _, axes = plt.subplots(1, len(counts), figsize=(7, height), squeeze=False)
+    _, axes = plt.subplots(1, len(counts), figsize=(7, height), squeeze=False, sharex=True)
     for ax, (title, count) in zip(axes[0], counts.items()):
         _draw_counts(ax, count, n)
         ax.set(title=title, xlabel='times it occurs')
