@@ -145,6 +145,7 @@ def plot_sick_runs(
             ax.plot(run[i], label=name, **style)
         ax.set(xlabel='step', title=title, yscale='log')
     axes[0].yaxis.set_major_formatter('{x:g}')
+    axes[0].yaxis.set_minor_formatter('{x:g}')
     axes[1].legend(fontsize=8, loc='center left', bbox_to_anchor=(1, .5))
 
 # %% ../../nbs/engine/figures_train.ipynb #62000d4a
