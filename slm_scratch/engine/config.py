@@ -86,8 +86,11 @@ class Variant:
     def init(self, model): # → None
         "Change the first weights of `model` in place"
 
-    def block_inputs(self, model, ids, x): # (B, T), (B, T, C) → a dict for each block, or None
-        "What each block is given beside the stream, which begins as `x`"
+    def block_inputs(self, model, # a `SmallLanguageModel`
+                     ids, # (B, T) its tokens
+                     x, # (B, T, C) their embedding
+                    ): # a dict for each block, or None
+        "What each block is given beside the stream, by name"
 
     def kept(self, cfg): # → int
         "Numbers that a block keeps of each token until the backward pass, beyond GPT-2's"
