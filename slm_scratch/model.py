@@ -15,7 +15,8 @@ import torch
 from fastcore.basics import patch
 from torch import nn
 from torch.nn import functional as F
-from .engine.config import VARIANTS, FieldMapping, config_problems, plain_field
+from .engine.config import (
+    VARIANTS, FieldMapping, block_inputs, config_problems, plain_field)
 from .tokenizer import Tokenizer
 from .attention import KVCache, MultiHeadAttention
 
@@ -44,6 +45,9 @@ class ModelConfig(FieldMapping):
     window_pattern:str = 'S'  # a letter a block, again and again: 'S' slides, 'L' sees all
     logit_softcap:float = 0.  # above 0: logits are bent to stay below it
     zero_init:bool = False    # do the projections into the stream start at zero?
+    x0_blend:bool = False     # blend the embedding into what each block reads?
+    value_embeddings:bool = False # a second table of tokens, for the values of every second block?
+    conv_width:int = 0        # positions over which a convolution mixes values; 0: none
 
     def __post_init__(self):
         for f in fields(self):
@@ -199,8 +203,9 @@ class SmallLanguageModel(nn.Module):
         cos_sin = VARIANTS['positions'].cos_sin(self.config, positions)
         x = self.drop(self.embed(ids, positions))
         layers = [x]
+        more = block_inputs(self, ids, x) # for variants; of a GPT-2, empty dicts
         for i, block in enumerate(self.blocks):
-            x = block(x, caches[i] if caches else None, mask, cos_sin)
+            x = block(x, caches[i] if caches else None, mask, cos_sin, **more[i])
             if every_layer: layers.append(x)
         return layers if every_layer else self.final_norm(x)
 
@@ -271,7 +276,9 @@ def attention_weights(self:SmallLanguageModel, ids, # (B, T) int64
     if positions is None: positions = next_positions(ids, None, self.config.max_seq_len)
     cos_sin = VARIANTS['positions'].cos_sin(self.config, positions)
     layers = self.hidden_states(ids, None, positions, mask, every_layer=True)
-    return [block.attention_weights(x, mask, cos_sin) for block, x in zip(self.blocks, layers)]
+    more = block_inputs(self, ids, layers[0])
+    return [block.attention_weights(x, mask, cos_sin, **given)
+            for block, x, given in zip(self.blocks, layers, more)]
 
 # %% ../nbs/03_model.ipynb #b27c1b95
 def _get_tokenizer(self): # Tokenizer

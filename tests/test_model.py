@@ -80,13 +80,14 @@ odd_numbers = dict(vocab_size=np.int64(V), d_model=np.uint8(24), n_heads=Size.he
                    norm=np.str_('rms'), norm_weight=np.False_, embed_norm=np.True_,
                    activation=np.str_('relu2'), qk_norm=np.True_, n_kv_heads=np.int16(3),
                    sliding_window=torch.tensor(4), window_pattern=np.str_('SL'),
-                   logit_softcap=np.int64(15), zero_init=np.False_)
+                   logit_softcap=np.int64(15), zero_init=np.False_, x0_blend=np.True_,
+                   value_embeddings=np.bool_(True), conv_width=np.int8(3))
 
 def test_numbers_of_numpy_and_torch(own, tmp_path):
     "Each becomes Python's own, so that a file with it can be loaded"
     c = ModelConfig(**odd_numbers)
     kinds = [int]*6 + [float, bool, bool, str, float, str, bool, bool, str, bool]
-    assert [type(v) for v in c.values()] == kinds + [int, int, str, float, bool]
+    assert [type(v) for v in c.values()] == kinds + [int, int, str, float, bool, bool, bool, int]
     SmallLanguageModel(c, own).save(tmp_path/'m.pth')
     assert SmallLanguageModel.load(tmp_path/'m.pth').config == c
 

@@ -14,6 +14,7 @@ from slm_scratch.generate import Decoder, choose_decoder
 tok = Tokenizer({bytes([i]): i for i in range(256)})
 odd = ModelConfig(vocab_size=257, d_model=24, n_heads=3, n_layers=3, max_seq_len=11, d_ff=50,
                   positions='rotary')
+MIXERS = dict(x0_blend=True, value_embeddings=True, conv_width=3)
 ALONE = dict(
     gpt2=dict(positions='learned'), rotary={}, rms=dict(norm='rms'),
     weightless=dict(norm='rms', norm_weight=False), layer_norm_alone=dict(norm_weight=False),
@@ -22,7 +23,10 @@ ALONE = dict(
     window=dict(sliding_window=3), alternate=dict(sliding_window=3, window_pattern='SL'),
     softcap=dict(logit_softcap=2.), zero_init=dict(zero_init=True), modern=MODERN,
     all=MODERN | dict(n_kv_heads=1, sliding_window=3, window_pattern='SL'),
-    all_learned=MODERN | dict(n_kv_heads=1, sliding_window=3, positions='learned'))
+    all_learned=MODERN | dict(n_kv_heads=1, sliding_window=3, positions='learned'),
+    x0=dict(x0_blend=True), values=dict(value_embeddings=True), conv=dict(conv_width=3),
+    mixers=MODERN | MIXERS, mixers_learned=MIXERS | dict(positions='learned'),
+    mixers_all=MODERN | MIXERS | dict(n_kv_heads=1, sliding_window=3, window_pattern='SL'))
 every = pytest.mark.parametrize('name', ALONE)
 
 def random_model(name):
@@ -95,7 +99,8 @@ def test_sizes(name):
     caches = m.make_kv_caches(2)
     assert sum(c.nbytes for c in caches) == estimate_bytes(cfg, 2)['kv_cache']
 
-@pytest.mark.parametrize('name', ['rms', 'swiglu', 'grouped', 'alternate', 'softcap', 'all'])
+@pytest.mark.parametrize('name', ['rms', 'swiglu', 'grouped', 'alternate', 'softcap', 'all',
+                                  'x0', 'values', 'conv', 'mixers', 'mixers_all'])
 def test_onnx(name, tmp_path):
     "For any length, the window included"
     for package in ('onnx', 'onnxruntime'): pytest.importorskip(package)

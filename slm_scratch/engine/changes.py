@@ -18,16 +18,18 @@ from .parts import (
     COMPUTING, PartSpec, changed_settings, meta_model, own_tensors, part_spec)
 from .modern import (
     EmbeddingNorm, RMSNorm, SoftcapLinear, SquaredReLU, SwiGLU, VariantAttention)
+from .mixers import ConvAttention, MixerBlock
 from .int8 import Int8Embedding, Int8Linear, Int8SoftcapLinear
 
 # %% ../../nbs/engine/changes.ipynb #ecff7546
 # the functions that faster decoders rely on
 FORMULAS = (*COMPUTING, '__init__', '__call__', '_call_impl', '_wrapped_call_impl', '__getattr__',
             'qkv_so_far', 'windowed', 'make_kv_caches', 'device', 'cos_sin', 'change_block',
-            'change_model')
+            'change_model', 'block_inputs')
 OWN_PARTS = (SmallLanguageModel, Block, MultiHeadAttention, MLP, nn.ModuleList, nn.Linear,
              nn.Embedding, nn.LayerNorm, nn.Dropout, Int8Linear, Int8Embedding, VariantAttention,
-             SquaredReLU, SwiGLU, RMSNorm, EmbeddingNorm, SoftcapLinear, Int8SoftcapLinear)
+             SquaredReLU, SwiGLU, RMSNorm, EmbeddingNorm, SoftcapLinear, Int8SoftcapLinear,
+             MixerBlock, ConvAttention)
 
 # %% ../../nbs/engine/changes.ipynb #302f7674
 def _ingredients(f):

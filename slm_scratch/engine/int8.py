@@ -236,6 +236,8 @@ def quantize(self:SmallLanguageModel
     if tied: table = head.weight, head.scale
     else: table = quantize_rows(self.token_embedding.weight.detach())
     model.token_embedding = Int8Embedding(*table)
+    values = getattr(model, 'value_tables', ())
+    for i, t in enumerate(values): values[i] = Int8Embedding(*quantize_rows(t.weight.detach()))
     return model
 
 # %% ../../nbs/engine/int8.ipynb #a8e7160a

@@ -67,7 +67,8 @@ def by_kind(t:Tensor, # rows head by head (H·3·hs, ...)
 # %% ../../nbs/engine/layouts.ipynb #78393b84
 GPT2_FIELDS = dict(positions='learned', norm='layer', norm_weight=True, embed_norm=False,
                    activation='gelu', qk_norm=False, n_kv_heads=None, sliding_window=None,
-                   window_pattern='S', logit_softcap=0.) # fields that decide what is computed
+                   window_pattern='S', logit_softcap=0., x0_blend=False,
+                   value_embeddings=False, conv_width=0) # fields that decide what is computed
 
 class Layout:
     "One architecture of `transformers`: which models it can be, its config, its weights"

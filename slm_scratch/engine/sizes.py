@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 import torch
 from .config import VARIANTS
+from .mixers import value_layers
 from ..model import PRESETS, ModelConfig
 
 # %% ../../nbs/engine/sizes.ipynb #09975c8f
@@ -26,12 +27,15 @@ def count_parameters(cfg:ModelConfig, # the shape
     rows = cfg.max_seq_len if cfg.positions == 'learned' else 0
     kv, n_in = cfg.kv_heads*cfg.head_dim, _n_in(cfg)
     shifted = b if cfg.norm == 'layer' else 0 # an RMS norm has no bias
+    n_tables, taps = len(value_layers(cfg)), max(0, cfg.conv_width - 1)
     parts = dict(token_embedding=V*C,
                  position_embedding=rows*C,
                  attention=L*(C + b)*2*(C + kv), # q, proj: C → C, k, v: C → kv
                  mlp=L*(n_in*(C + b)*D + (D + b)*C), # fc, perhaps gate: C → D, proj: D → C
                  # two in a block, the last one, and perhaps the embedding's
                  norms=(2*L + 1 + cfg.embed_norm)*C*(1 + shifted)*cfg.norm_weight,
+                 value_tables=n_tables*V*kv,
+                 mixers=2*n_tables + 2*L*cfg.x0_blend + L*taps*kv, # blends and convolutions
                  lm_head=0 if cfg.tie_weights else V*C)
     return parts | dict(total=sum(parts.values()))
 
@@ -92,7 +96,8 @@ def estimate_memory(
     need = estimate_bytes(cfg, batch_size, block_size)
     one = estimate_bytes(replace(cfg, n_layers=1), batch_size, block_size)['activations']
     inputs = 4*batch_size*block_size*cfg.d_model*cfg.n_layers # what each block reads
-    if checkpoint_activations: need['activations'] = one + inputs
+    rows_of_values = 4*batch_size*block_size*cfg.kv_heads*cfg.head_dim*len(value_layers(cfg))
+    if checkpoint_activations: need['activations'] = one + inputs + rows_of_values
     tables = 2 if cfg.logit_softcap else 1 # the slope of the cap
     some = tables*min(rows, batch_size*block_size) + cfg.d_model # and the head's gradient
     need['logits'] = 4*some*cfg.vocab_size

@@ -144,6 +144,14 @@ def read_config(meta, # the `slm_scratch` entry of a file
                          'update with pip install --upgrade slm-scratch')
     return ModelConfig(**meta['config'])
 
+# %% ../../nbs/engine/weights.ipynb #91adbbdd
+def _mixer_fields(state):
+    "The fields of mixers: their tensors show them"
+    taps = state.get('blocks.0.attn.taps')
+    return dict(x0_blend='blocks.0.x0_blend' in state,
+                value_embeddings='value_tables.0.weight' in state,
+                conv_width=0 if taps is None else len(taps) + 1)
+
 # %% ../../nbs/engine/weights.ipynb #35a80bf6
 def infer_config(state:dict, # weights under our names
                  positions:str='rotary', # what they are if there is no table of them
@@ -156,7 +164,7 @@ def infer_config(state:dict, # weights under our names
     if table is not None: rows = dict(positions='learned', max_seq_len=len(table))
     return dict(vocab_size=V, d_model=C, n_layers=len(blocks), **rows,
                 d_ff=len(state['blocks.0.mlp.fc.weight']), bias='blocks.0.mlp.fc.bias' in state,
-                norm_weight='final_norm.weight' in state)
+                norm_weight='final_norm.weight' in state, **_mixer_fields(state))
 
 # %% ../../nbs/engine/weights.ipynb #deb495f4
 def config_differences(theirs:dict, # fields of a file's config
