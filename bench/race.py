@@ -21,7 +21,7 @@ from statistics import median
 
 # ---- recipes ----
 
-def _vocabulary(texts, size=4096):
+def vocabulary(texts, size=4096):
     "A tokenizer of these texts, and their tokens"
     from slm_scratch import Tokenizer
     from slm_scratch.data import TokenDataset
@@ -31,34 +31,36 @@ def _vocabulary(texts, size=4096):
 def counting(texts, seconds, seed):
     "Interpolated Kneser-Ney over 4-grams, the same for every seed"
     from slm_scratch.data import NGram, TokenDataset
-    tokenizer, data = _vocabulary(texts)
+    tokenizer, data = vocabulary(texts)
     table = NGram.train(data.tokens, tokenizer.vocab_size, order=4)
     def bits(documents):
         valid = TokenDataset.from_texts(documents, tokenizer)
         return table.bits_per_byte(valid)*valid.n_bytes
     return bits
 
-def ours(texts, seconds, seed, **changes):
-    "What `slm-train` does; `changes` are fields of `ModelConfig`"
+def ours(texts, seconds, seed, vocab_size=4096, training={}, **changes):
+    "What `slm-train` does; `changes` are fields of `ModelConfig`, `training` options of `train`"
     import torch
     from dataclasses import replace
     from slm_scratch import LanguageModelTrainer, SmallLanguageModel, evaluate
     from slm_scratch.engine.cli import SMALL_MODEL, TRAINING, training_arguments
     began = time.perf_counter()
-    tokenizer, data = _vocabulary(texts)
+    tokenizer, data = vocabulary(texts, vocab_size)
     torch.manual_seed(seed)
     config = replace(SMALL_MODEL, vocab_size=tokenizer.vocab_size, **changes)
     model = SmallLanguageModel(config, tokenizer)
     usual = {name: how['default'] for name, how in TRAINING.items() if 'default' in how}
     limits = dict.fromkeys(('max_steps', 'epochs', 'out_dir'))
-    arguments = training_arguments(limits | usual | dict(max_minutes=1., seed=seed))
+    arguments = training_arguments(limits | usual | dict(max_minutes=1., seed=seed) | training)
     with tempfile.TemporaryDirectory() as out:
         left = seconds - (time.perf_counter() - began) - .5 # the last step, and saving
-        arguments |= dict(max_minutes=left/60, out_dir=out, verbose=False)
-        LanguageModelTrainer(model).train((data, None), **arguments)
+        limit = {} if 'max_steps' in training else dict(max_minutes=left/60)
+        arguments |= dict(max_minutes=None) | limit | dict(out_dir=out, verbose=False)
+        history = LanguageModelTrainer(model).train((data, None), **arguments)
     def bits(documents):
         e = evaluate(model, documents)
         return e.bits_per_byte*e.n_bytes
+    bits.tokens, bits.steps = history[-1]['tokens'], history[-1]['step']
     return bits
 
 def modern(texts, seconds, seed):
@@ -125,23 +127,24 @@ def split(path):
     n = max(1, len(texts)//20)
     return texts[:-n], texts[-n:]
 
-def run(a):
+def run(a, recipe):
     "One run, in this process: prints a line of JSON"
     import torch
     torch.set_num_threads(a.threads)
     train, held_out = split(a.text)
-    recipe = find_recipe(a.run)
     began = time.perf_counter()
     bits = recipe(train, a.seconds[0], a.seed)
     took = time.perf_counter() - began
     n_bytes = sum(len(t.encode('utf-8')) for t in held_out)
-    print(json.dumps(dict(took=took, bits_per_byte=bits(held_out)/n_bytes)))
+    print(json.dumps(dict(took=took, bits_per_byte=bits(held_out)/n_bytes,
+                          tokens=getattr(bits, 'tokens', None))))
 
-def start(a, name, seconds, seed):
+def start(a, name, seconds, seed, script=__file__, *more):
     "One run, in a process of its own: what it printed, or None"
-    command = [sys.executable, __file__, a.text, '--run', name, '--seconds', str(seconds),
-               '--seed', str(seed), '--threads', str(a.threads)]
-    env = dict(os.environ, RACE_NANOGPT=a.nanogpt or '', OMP_NUM_THREADS=str(a.threads))
+    command = [sys.executable, script, a.text, '--run', name, '--seconds', str(seconds),
+               '--seed', str(seed), '--threads', str(a.threads), *more]
+    nanogpt = vars(a).get('nanogpt') or ''
+    env = dict(os.environ, RACE_NANOGPT=nanogpt, OMP_NUM_THREADS=str(a.threads))
     done = subprocess.run(command, env=env, capture_output=True, text=True, encoding='utf-8')
     if done.returncode == 0: return json.loads(done.stdout.splitlines()[-1])
     print(f'{name}, seed {seed}: {done.stderr.strip().splitlines()[-1][:200]}', file=sys.stderr)
@@ -162,7 +165,7 @@ def parse_arguments():
 
 def main():
     a = parse_arguments()
-    if a.run: return run(a)
+    if a.run: return run(a, find_recipe(a.run))
     import torch
     names = a.only or [n for n in RECIPES if n != 'nanoGPT' or a.nanogpt]
     print(f'{Path(a.text).name}, {a.threads} threads, {platform.machine()} '

@@ -37,7 +37,8 @@ floors = dict(files='Files', guards='Tokens', grammar='Stories', token_file='Tex
               signatures='Generation', loss='Optimization', memorization='Evaluation',
               live='Figures', outputs='The run', exercises='Exercises',
               options='Programs')
-guides = ('own_text', 'any_good', 'machines', 'when_wrong', 'five_minutes') # in this order
+guides = ('own_text', 'any_good', 'what_it_buys', 'machines', 'when_wrong',
+          'five_minutes') # in this order
 
 def text(s): return ''.join(s) if isinstance(s, list) else s
 
