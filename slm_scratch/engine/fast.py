@@ -73,8 +73,8 @@ def largest(
     n = len(z)//GROUP                                       # columns
     if n < 4*k: return z.topk(k)
     columns = z[:GROUP*n].view(GROUP, n).amax(0).topk(k).indices
-    rows = torch.arange(0, GROUP*n, n)[:, None]
-    rest = torch.arange(GROUP*n, len(z))                    # what is left of the table's last row
+    rows = torch.arange(0, GROUP*n, n, device=z.device)[:, None]
+    rest = torch.arange(GROUP*n, len(z), device=z.device)   # what is left of the table's last row
     ids = torch.cat([(rows + columns).view(-1), rest])
     best, i = z[ids].topk(k)
     return best, ids[i]
