@@ -99,7 +99,8 @@ def parse_arguments():
     ap.add_argument('--seconds', nargs=1, type=float, default=[30.])
     ap.add_argument('--seeds', type=int, default=3, help='runs of each row')
     ap.add_argument('--threads', type=int, default=2)
-    ap.add_argument('--only', nargs='*', help=f'of: {"; ".join(ROWS)}')
+    ap.add_argument('--only', nargs='*', choices=[*ROWS], metavar='ROW',
+                    help=f'of: {"; ".join(ROWS)}')
     ap.add_argument('--store', default='ablation.json', help='where results are kept')
     ap.add_argument('--run', help=argparse.SUPPRESS)
     ap.add_argument('--steps', type=int, help=argparse.SUPPRESS)
@@ -120,7 +121,7 @@ def main():
         for row in ['counting', *rows]:
             key = about | dict(row=row, seed=seed)
             if row == 'counting' and seed or any(key.items() <= r.items() for r in found): continue
-            n = int(a.seconds[0]/took[row]) if row in took else 0
+            n = max(1, int(a.seconds[0]/took[row])) if row in took else 0
             result = race.start(a, row, a.seconds[0], seed, __file__, '--steps', str(n))
             if result is None: continue
             found.append(key | result | dict(step=took.get(row), steps=n))

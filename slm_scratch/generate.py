@@ -275,7 +275,8 @@ def decode_loop(
         while True:
             if unused is not None: logits = logits.masked_fill(unused, -torch.inf)
             ids = config(logits, rows.draw(), seen, eot)   # (B,)
-            if decoder.token_ids is not None: ids = decoder.token_ids[ids]
+            which = getattr(decoder, 'token_ids', None)    # the logits of some tokens only?
+            if which is not None: ids = which[ids]
             tokens, said = ids.tolist(), [None]*len(live)
             if config.log_probs:
                 said = logits.log_softmax(-1).gather(1, ids[:, None])[:, 0].tolist()

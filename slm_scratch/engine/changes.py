@@ -210,7 +210,6 @@ def caches_agree(
 # %% ../../nbs/engine/changes.ipynb #a9d84cd3
 class UncachedDecoder:
     "A decoder for models that cannot use caches: each new token needs a pass over its whole row"
-    token_ids = None # the logits stand for all tokens, as a `Decoder`'s
     def __init__(self,
         model, # anything that gives logits (1, T, V) for ids (1, T)
         contexts:list, # B lists of ids

@@ -34,18 +34,23 @@ def transposed_matvec(
     return plain_matvec(transposed_copy(W).t(), bias)
 
 # %% ../../nbs/engine/kernels.ipynb #2af7e88f
-RUN, EVERY = 32, 61 # words of up to eight bytes; runs
+RUN, EVERY = 32, 61 # words of up to eight bytes in a run, at most; runs
 
 def fingerprint(
     W:Tensor, # (N, K)
 ) -> Tensor: # whole numbers
-    "The bits of `W` as words: the sum of each run of them, and every 61st run whole"
+    "Torch's count of changes, the sum of each run of words, and every 61st run whole"
+    flat = W.contiguous().view(-1)
+    sizes = [n*W.element_size() for n in (len(flat), flat.storage_offset())]
     units = torch.int64, torch.int32, torch.int16, torch.int8
-    unit = next(t for t in units if W.numel()*W.element_size() % t.itemsize == 0)
-    words = W.contiguous().view(-1).view(unit)
-    end = len(words)//RUN*RUN
-    runs = words[:end].view(-1, RUN)
-    return torch.cat([runs.sum(1), runs[::EVERY].reshape(-1), words[end:]])
+    unit = next(t for t in units if all(size % t.itemsize == 0 for size in sizes))
+    words = flat.view(unit)
+    run = max(1, min(RUN, len(words)//len(W)))              # never more than a row
+    end = len(words)//run*run
+    runs = words[:end].view(-1, run)
+    count = 0 if W.is_inference() else W._version
+    return torch.cat([words.new_full((1,), count, dtype=torch.int64), runs.sum(1),
+                      runs[::EVERY].reshape(-1), words[end:]])
 
 # %% ../../nbs/engine/kernels.ipynb #2cae1280
 _copies = WeakTensorKeyDictionary() # matrix → (its `fingerprint`, its transposed copy)

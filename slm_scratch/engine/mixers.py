@@ -237,10 +237,21 @@ def fast_causal_conv(v:Tensor, # values (B, H, S, hs)
     return CausalConvFunction.apply(v, taps) if trained else causal_conv(v, taps).type_as(v)
 
 # %% ../../nbs/engine/mixers.ipynb #3f683450
+def _is_padding(mask):
+    "Does a mask hide nothing but the future, and the same columns from all queries?"
+    T, S = mask.shape[-2:]
+    keys = torch.arange(S, device=mask.device)
+    queries = keys[S-T:, None]
+    plain = mask[..., -1:, :] & (keys <= queries) | (keys == queries) # a padded query sees itself
+    return torch.equal(mask | (keys == queries), plain)
+
 def without_padding(v:Tensor, # values (B, H, S, hs)
                     mask:Tensor, # bool, fits (B, H, T, S), True = may look
                    ) -> Tensor: # the same, zero where the newest query may not look
-    "What is padding to a batch is nothing to a convolution"
+    "What is padding to a batch is nothing to a convolution. Raises ValueError for another mask"
+    if not _is_padding(mask):
+        raise ValueError('conv_width mixes each value with those before it, whoever may look at '
+                         'them: pass no mask, or one that hides the future and padding only')
     real = mask[..., -1, :, None]                          # (..., S, 1)
     return v*(real if real.dim() == 2 else real.any(-3, keepdim=True))
 
