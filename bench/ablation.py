@@ -1,5 +1,5 @@
-"""What does each part buy? From GPT-2's block with AdamW to what `slm-train` does, one change at a
-time, at equal time; then single changes of the last row, the ones that lose among them.
+"""What does each part buy? A ladder from GPT-2's block with AdamW upwards, one change at a time, at
+equal time; then single changes of the ladder's last row, the ones that lose among them.
 
     python bench/ablation.py TEXT.txt                    # 30 seconds, three seeds, two threads
     python bench/ablation.py TEXT.txt --seconds 60 --only 'windows of 128' --store results.json
@@ -28,11 +28,11 @@ from slm_scratch.engine.optim import make_optimizers
 sys.path.insert(0, str(Path(__file__).parent))
 import race
 
-# Fields of `ModelConfig`, and options of `train`. Each row of the ladder adds to the one above;
+# For each row: fields of `ModelConfig`, options of `train`
 COMMON = dict(batch_size=4, block_size=256)
 CLASSIC = dict(positions='learned', mimetic_init=0.)
 ROTARY = dict(positions='rotary', mimetic_init=0.)
-LADDER = {
+LADDER = { # each row keeps what the rows above it changed
     "GPT-2's block, AdamW": (CLASSIC, dict(optimizer='adamw', learning_rate=1e-3,
                                            schedule='cosine')),
     'Muon': (CLASSIC, dict(learning_rate=6e-3, schedule='cosine')),
@@ -40,9 +40,8 @@ LADDER = {
     'stable, then decay': (ROTARY, dict(learning_rate=6e-3)),
     'a higher rate': (ROTARY, dict(learning_rate=1e-2)),
 }
-# single changes of the last one.
 SHORT = dict(batch_size=8, block_size=128)
-SINGLE = {
+SINGLE = { # changes of the ladder's last row, each alone
     'attention starts as a copy': (dict(mimetic_init=.5), {}),
     'windows of 128': (dict(max_seq_len=128), SHORT),
     'embedding in every block': (dict(x0_blend=True), {}),

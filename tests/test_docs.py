@@ -130,7 +130,8 @@ def test_reading_times_and_exercises(site):
 
 # What a page may weigh in bytes of HTML: a lesson has up to two figures that react, each with its
 # picture, its numbers and its script (23,000 to 63,000); with a tag around each token of code
-# lessons had 345,000 without them
+# lessons had 345,000 without them. 04 is the heaviest: it holds a loop of the reader's own and the
+# trainer's
 heaviest = 340_000
 
 def test_weights(site):

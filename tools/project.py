@@ -18,9 +18,8 @@ nbs_dir = root/cfg['nbs_path']
 # every import against it.
 order = ('files', 'entries', 'guards', 'byte_order', 'pair_counts', 'tokenizer', 'gpt2',
          'encode', 'vocab', 'counting', 'grammar', 'tales', 'data', 'token_file', 'encodings',
-         'texts',
-         'download', 'inputs', 'corpus', 'prepare', 'attention', 'config', 'model', 'variants',
-         'modern', 'mixers', 'sizes', 'parts', 'weights', 'hf_tokenizer', 'layouts',
+         'texts', 'download', 'inputs', 'corpus', 'prepare', 'attention', 'config', 'model',
+         'variants', 'modern', 'mixers', 'sizes', 'parts', 'weights', 'hf_tokenizer', 'layouts',
          'huggingface', 'formats', 'kernels', 'int8', 'box', 'changes', 'device', 'signatures',
          'streaming', 'limits', 'generate', 'fast', 'lens', 'web', 'loss', 'optim',
          'distributed', 'memorization', 'evaluate', 'scorecard', 'live', 'figures_tokenizer',

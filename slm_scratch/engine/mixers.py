@@ -236,7 +236,7 @@ def fast_causal_conv(v:Tensor, # values (B, H, S, hs)
     trained = torch.is_grad_enabled() and (v.requires_grad or taps.requires_grad)
     return CausalConvFunction.apply(v, taps) if trained else causal_conv(v, taps).type_as(v)
 
-# %% ../../nbs/engine/mixers.ipynb #3f683450
+# %% ../../nbs/engine/mixers.ipynb #95177e3c
 def _is_padding(mask):
     "Does a mask hide nothing but the future, and the same columns from all queries?"
     T, S = mask.shape[-2:]
@@ -245,6 +245,7 @@ def _is_padding(mask):
     plain = mask[..., -1:, :] & (keys <= queries) | (keys == queries) # a padded query sees itself
     return torch.equal(mask | (keys == queries), plain)
 
+# %% ../../nbs/engine/mixers.ipynb #3f683450
 def without_padding(v:Tensor, # values (B, H, S, hs)
                     mask:Tensor, # bool, fits (B, H, T, S), True = may look
                    ) -> Tensor: # the same, zero where the newest query may not look
