@@ -1,8 +1,8 @@
 """What does each part buy? A ladder from GPT-2's block with AdamW upwards, one change at a time, at
 equal time; then single changes of the ladder's last row, the ones that lose among them.
 
-    python bench/ablation.py TEXT.txt                    # 30 seconds, three seeds, two threads
-    python bench/ablation.py TEXT.txt --seconds 60 --only 'windows of 128' --store results.json
+    python bench/ablation.py TEXT.txt                    # 60 seconds, three seeds, two threads
+    python bench/ablation.py TEXT.txt --seconds 240 --only 'windows of 128' --store results.json
 
 A shared machine is fast in one minute and slow in the next, and who raced in the slow minute loses.
 So the time is not taken from a clock during the race. First the step of every row is timed, all
@@ -10,26 +10,30 @@ rows in turn, and each row is granted as many steps as fit into the time by the 
 Then each row is trained for so many steps, some seeds each, and scored as in `race.py`: bits per
 byte of the last twentieth of the documents. The tokenizer, the same for all, is not counted.
 
-What is found is kept in the file given with `--store` after each run, and what stands there is not
-run again: an interrupted evening goes on where it ended. The guide `nbs/guides/what_it_buys.ipynb`
-shows `slm_scratch/assets/ablation.json`."""
+Timing steps and making them are two things. With `--pace MACHINE` rows get the steps that they were
+granted on that machine, as it is called in the store, wherever they are trained; then several can
+be trained at once (`--jobs 8`), and on a card, too (`--device cuda`). What is found is kept in the
+file given with `--store` after each run, and what stands there is not run again: an interrupted
+evening goes on where it ended. The guide `nbs/guides/what_it_buys.ipynb` shows
+`slm_scratch/assets/ablation.json`."""
 import argparse, json, sys, time
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean, median
 import torch
-from slm_scratch import SmallLanguageModel
+from slm_scratch import SmallLanguageModel, evaluate
 from slm_scratch.data import get_batch
 from slm_scratch.engine.cli import SMALL_MODEL
 from slm_scratch.engine.kernels import machine_key
 from slm_scratch.engine.loss import LossModule
-from slm_scratch.engine.optim import make_optimizers
+from slm_scratch.engine.optim import Muon, make_optimizers
 sys.path.insert(0, str(Path(__file__).parent))
-import race
+import race, tricks
 
-# For each row: fields of `ModelConfig`, options of `train`
-COMMON = dict(batch_size=4, block_size=256)
+# For each row: changes of `ModelConfig`, options of `train`, and what else `race.train` takes
 CLASSIC = dict(positions='learned', mimetic_init=0.)
 ROTARY = dict(positions='rotary', mimetic_init=0.)
 LADDER = { # each row keeps what the rows above it changed
@@ -40,37 +44,76 @@ LADDER = { # each row keeps what the rows above it changed
     'stable, then decay': (ROTARY, dict(learning_rate=6e-3)),
     'a higher rate': (ROTARY, dict(learning_rate=1e-2)),
 }
-SHORT = dict(batch_size=8, block_size=128)
 SINGLE = { # changes of the ladder's last row, each alone
     'attention starts as a copy': (dict(mimetic_init=.5), {}),
-    'windows of 128': (dict(max_seq_len=128), SHORT),
+    'windows of 128': (dict(max_seq_len=128), dict(batch_size=8, block_size=128)),
+    'sliding window of 64': (dict(sliding_window=64), {}),
     'embedding in every block': (dict(x0_blend=True), {}),
     'value embeddings': (dict(value_embeddings=True), {}),
     'convolved values': (dict(conv_width=4), {}),
-    'sliding window of 64': (dict(sliding_window=64), {}),
+    'convolution, no attention': (dict(conv_width=8, sliding_window=1), {}),
     'two heads of keys and values': (dict(n_kv_heads=2), {}),
     'squared ReLU': (dict(activation='relu2'), {}),
     'RMS norm': (dict(norm='rms'), {}),
     'queries and keys normed': (dict(qk_norm=True), {}),
     'an output of its own': (dict(tie_weights=False), {}),
+    'dropout': (dict(dropout=.1), {}),
+    'a table of token pairs': ({}, {}, dict(model=tricks.TokenPairs)),
+    'width 96': (dict(d_model=96, n_heads=3), {}),
+    'width 160': (dict(d_model=160, n_heads=5), {}),
+    'two blocks': (dict(n_layers=2), {}),
+    'four blocks': (dict(n_layers=4), {}),
+    '2,048 tokens': ({}, {}, dict(vocabulary=2048)),
+    '8,192 tokens': ({}, {}, dict(vocabulary=8192)),
+    'batches of 2': ({}, dict(batch_size=2)),
+    'batches of 8': ({}, dict(batch_size=8)),
+    'batches of 2, then 4': ({}, {}, dict(trainer=tricks.Growing)),
+    'averaged weights': ({}, {}, dict(trainer=tricks.Averaging)),
+    'cautious decay': ({}, {}, dict(muon=tricks.CautiousMuon)),
+    'rows of a step scaled': ({}, {}, dict(muon=tricks.RowScaledMuon)),
+    'momentum that rises': ({}, {}, dict(muon=tricks.WarmMuon)),
 }
-LAST = LADDER[[*LADDER][-1]]
-ROWS = LADDER | {name: (LAST[0] | model, LAST[1] | training)
-                 for name, (model, training) in SINGLE.items()}
+VALUES = dict(value_embeddings=True)
+SHORT = VALUES | dict(max_seq_len=128), dict(batch_size=16, block_size=128)
+NARROW = SHORT[0] | dict(d_model=96, n_heads=3)
+ON_TOP = { # of the ladder and batches of 8; each row keeps what the rows above it changed
+    '+ value embeddings': (VALUES, dict(batch_size=8)),
+    '+ windows of 128': SHORT,
+    '+ width 96': (NARROW, SHORT[1]),
+    '+ two blocks': (NARROW | dict(n_layers=2), SHORT[1]),
+    '+ one block': (NARROW | dict(n_layers=1), SHORT[1]),
+    '+ counting beside it': (NARROW | dict(n_layers=1), SHORT[1], dict(recipe=race.with_counts)),
+}
+BASE = [*LADDER][-1]
+ROWS = LADDER | {name: (LADDER[BASE][0] | model, LADDER[BASE][1] | training, *more)
+                 for name, (model, training, *more) in (SINGLE | ON_TOP).items()}
 
-def options(row):
-    "Options of `train`"
-    return COMMON | dict(optimizer='muon', schedule='wsd') | ROWS[row][1]
+def row(name):
+    "model, training, more: what makes a row"
+    model, training, *more = ROWS[name]
+    usual = dict(batch_size=4, block_size=256, optimizer='muon', schedule='wsd')
+    return model, usual | training, more[0] if more else {}
 
-def one_step(row, tokenizer, data):
+@cache
+def prepared(path, size):
+    "A tokenizer of the training part and its tokens; the documents held out"
+    train, held_out = race.split(path)
+    return *race.vocabulary(train, size), held_out
+
+# ---- how many steps a row is granted ----
+
+def one_step(path, name, batch_size=None):
     "A function that takes a step and returns its seconds, data and optimizer included"
-    config = replace(SMALL_MODEL, vocab_size=tokenizer.vocab_size, **ROWS[row][0])
-    model, o = SmallLanguageModel(config, tokenizer).train(), options(row)
-    optimizers = make_optimizers(model, o['optimizer'], o['learning_rate'])
+    changes, o, more = row(name)
+    tokenizer, data, _ = prepared(path, more.get('vocabulary', 4096))
+    config = replace(SMALL_MODEL, vocab_size=tokenizer.vocab_size, **changes)
+    model = more.get('model', SmallLanguageModel)(config, tokenizer).train()
+    muon = more.get('muon', Muon)
+    optimizers = make_optimizers(model, o['optimizer'], o['learning_rate'], muon=muon)
     net = LossModule(model)
     def step(i):
         began = time.perf_counter()
-        net(*get_batch(data, i, o['batch_size'], o['block_size'])).backward()
+        net(*get_batch(data, i, batch_size or o['batch_size'], o['block_size'])).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
         for opt in optimizers:
             opt.step()
@@ -78,58 +121,115 @@ def one_step(row, tokenizer, data):
         return time.perf_counter() - began
     return step
 
-def step_seconds(rows, texts, turns=12):
-    "row → seconds of a step: the rows take turns, and the median counts"
-    tokenizer, data = race.vocabulary(texts)
-    steps = {row: one_step(row, tokenizer, data) for row in rows}
-    took = [{row: step(i) for row, step in steps.items()} for i in range(turns)]
-    return {row: median(t[row] for t in took[2:]) for row in rows} # the first ones warm up
+def computation(name):
+    "What the time of a step depends on: rows that agree in it are timed together"
+    changes, o, more = row(name)
+    free = tricks.Averaging, tricks.WarmMuon, race.with_counts
+    return repr([changes | dict(mimetic_init=0), o | dict(learning_rate=0, schedule=''),
+                 {k: v for k, v in more.items() if v not in free}])
 
-def recipe(a):
-    "What `race.run` calls: a row, trained for so many steps; or counting"
-    if a.run == 'counting': return race.counting
-    training = options(a.run) | dict(max_steps=a.steps)
-    return partial(race.ours, training=training, **ROWS[a.run][0])
+def step_seconds(path, names, known=None, turns=48):
+    """name → seconds of a step. The rows take turns; a step is compared with the mean of its turn,
+    so that slow minutes cancel, and the median over the turns counts. How long that mean is, is told
+    by the first row, by its `known` seconds or else by steps of it alone: in turns each model finds
+    the caches full of the others"""
+    steps = {(name, None): one_step(path, name) for name in names}
+    for name in names: # half of its steps are small ones
+        if row(name)[2].get('trainer') is tricks.Growing: steps[name, 2] = one_step(path, name, 2)
+    took = [{key: step(i) for key, step in steps.items()} for i in range(turns)][2:] # warm by then
+    share = {}
+    for name, batch in steps:
+        share.setdefault((computation(name), batch), []).extend(
+            t[name, batch]/mean(t.values()) for t in took)
+    share = {name: mean(median(s) for (kind, _), s in share.items() if kind == computation(name))
+             for name in names}
+    alone = known or median(steps[names[0], None](i) for i in range(turns))
+    return {name: alone*share[name]/share[names[0]] for name in names}
+
+# ---- a run ----
+
+def score(path, recipe, seed=0):
+    "What a recipe of `race.py` reaches, but without a clock"
+    train, held_out = race.split(path)
+    n_bytes = sum(len(t.encode('utf-8')) for t in held_out)
+    bits = recipe(train, None, seed)
+    return dict(tokens=getattr(bits, 'tokens', None), bits_per_byte=bits(held_out)/n_bytes)
+
+def train_row(path, name, steps, seed, device, threads):
+    "Train a row for so many steps, and score it"
+    torch.set_num_threads(threads)
+    changes, training, more = row(name)
+    if 'recipe' in more:
+        changes |= dict(training=training, limit=dict(max_steps=steps))
+        return score(path, partial(more['recipe'], **changes), seed)
+    tokenizer, data, held_out = prepared(path, more.get('vocabulary', 4096))
+    trainer = tricks.with_muon(more['muon']) if 'muon' in more else more.get('trainer')
+    training = training | dict(device=device, precision='fp32')
+    model, history = race.train(tokenizer, data, seed, dict(max_steps=steps), training, trainer,
+                                more.get('model'), **changes)
+    return dict(tokens=history[-1]['tokens'], train_loss=history[-1]['loss'],
+                bits_per_byte=evaluate(model, held_out).bits_per_byte)
+
+# ---- the evening ----
+
+def load_store(path):
+    "What was found so far: for each machine the seconds of a step of each row, and all runs"
+    if not path.exists(): return dict(steps={}, runs=[])
+    return json.loads(path.read_text(encoding='utf-8'))
 
 def parse_arguments():
     ap = argparse.ArgumentParser(description=__doc__,
                                  formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument('text', help='a text file')
-    ap.add_argument('--seconds', nargs=1, type=float, default=[30.])
+    ap.add_argument('--seconds', type=float, default=60.)
     ap.add_argument('--seeds', type=int, default=3, help='runs of each row')
     ap.add_argument('--threads', type=int, default=2)
-    ap.add_argument('--only', nargs='*', choices=[*ROWS], metavar='ROW',
+    ap.add_argument('--only', nargs='*', choices=[*ROWS], metavar='ROW', default=[*ROWS],
                     help=f'of: {"; ".join(ROWS)}')
-    ap.add_argument('--store', default='ablation.json', help='where results are kept')
-    ap.add_argument('--run', help=argparse.SUPPRESS)
-    ap.add_argument('--steps', type=int, help=argparse.SUPPRESS)
-    ap.add_argument('--seed', type=int, default=0, help=argparse.SUPPRESS)
+    ap.add_argument('--store', type=Path, default='ablation.json', help='where results are kept')
+    ap.add_argument('--pace', help='grant the steps of this machine, as the store names it')
+    ap.add_argument('--jobs', type=int, default=1, help='runs at once; the clock does not mind')
+    ap.add_argument('--device', default='cpu', help='where to train')
     return ap.parse_args()
+
+def show(runs, names):
+    "The table"
+    for name in ['counting', *names]:
+        bits = [r['bits_per_byte'] for r in runs if r['row'] == name]
+        if bits: print(f'{name:32}{mean(bits):8.3f}  ({min(bits):.3f} … {max(bits):.3f})')
 
 def main():
     a = parse_arguments()
     torch.set_num_threads(a.threads)
-    if a.run: return race.run(a, recipe(a))
-    store, rows = Path(a.store), a.only or [*ROWS]
-    found = json.loads(store.read_text(encoding='utf-8')) if store.exists() else []
-    about = dict(text=Path(a.text).name, seconds=a.seconds[0], machine=machine_key())
-    took = step_seconds(rows, race.split(a.text)[0])
-    known = {r['row']: r['step'] for r in found if about.items() <= r.items() and r['step']}
-    took |= known # rows that were timed in an earlier session keep their steps
-    for seed in range(a.seeds): # seed by seed: an evening that is too short has fewer seeds
-        for row in ['counting', *rows]:
-            key = about | dict(row=row, seed=seed)
-            if row == 'counting' and seed or any(key.items() <= r.items() for r in found): continue
-            n = max(1, int(a.seconds[0]/took[row])) if row in took else 0
-            result = race.start(a, row, a.seconds[0], seed, __file__, '--steps', str(n))
-            if result is None: continue
-            found.append(key | result | dict(step=took.get(row), steps=n))
-            store.write_text(json.dumps(found, indent=1) + '\n', encoding='utf-8')
-            print(f'seed {seed}  {row:32}{n:5} steps  {result["bits_per_byte"]:.4f}', flush=True)
-    print()
-    for row in ['counting', *rows]:
-        bits = [r['bits_per_byte'] for r in found
-                if about.items() <= r.items() and r['row'] == row]
-        if bits: print(f'{row:32}{mean(bits):8.3f}  ({min(bits):.3f} … {max(bits):.3f})')
+    store, pace = load_store(a.store), a.pace or machine_key()
+    def save(): a.store.write_text(json.dumps(store, indent=1) + '\n', encoding='utf-8')
+    granted = store['steps'].setdefault(pace, {})
+    if new := [n for n in a.only if n not in granted]: # else as in an earlier session
+        if a.pace: sys.exit(f'{a.store} has no step of {pace!r} for: {"; ".join(new)}')
+        first = next(iter(granted), None) # of an earlier session: so that all are comparable
+        named = [first, *new] if first else new
+        granted |= step_seconds(a.text, named, granted.get(first))
+        save()
+    about = dict(text=Path(a.text).name, seconds=a.seconds, machine=pace)
+    here = machine_key() if a.device == 'cpu' else torch.cuda.get_device_name()
+    def runs(): return [r for r in store['runs'] if about.items() <= r.items()]
+    done = {(r['row'], r['seed']) for r in runs()}
+    if ('counting', 0) not in done:
+        store['runs'].append(about | dict(row='counting', seed=0, steps=None) |
+                             score(a.text, race.counting))
+    with ProcessPoolExecutor(a.jobs, get_context('spawn')) as pool:
+        todo = {}
+        for seed in range(a.seeds): # an evening that is too short has fewer seeds
+            for name in a.only:
+                if (name, seed) in done: continue
+                steps = max(1, int(a.seconds/granted[name]))
+                job = pool.submit(train_row, a.text, name, steps, seed, a.device, a.threads)
+                todo[job] = dict(row=name, seed=seed, steps=steps, trained_on=here)
+        for job in as_completed(todo):
+            store['runs'].append(about | todo[job] | job.result())
+            save()
+            print('{seed}  {row:32}{steps:5} steps  {bits_per_byte:.4f}'
+                  .format(**store['runs'][-1]), flush=True)
+    show(runs(), a.only)
 
 if __name__ == '__main__': main()

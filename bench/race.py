@@ -5,6 +5,7 @@ bits per byte on text that it has not seen.
     python bench/race.py TEXT.txt --seconds 30 240 --only counting ours 'ours, modern'
     python bench/race.py TEXT.txt --nanogpt CHECKOUT    # karpathy/nanoGPT beside it
     python bench/race.py TEXT.txt --recipe mine.py:race # a recipe of yours
+    python bench/race.py TEXT.txt --store board.json    # and keep the results
 
 The protocol: the last twentieth of the documents is held out; all of it is scored, with the model
 as it is at the end. Each run is a process of its own, one after another. The clock starts when a
@@ -15,7 +16,7 @@ A recipe is a function: `recipe(texts, seconds, seed)` gets the training documen
 function `bits(documents)`, the surprise in bits of held-out documents, all together, each followed
 by an end of text. Counting is a row of every table: a model that has not passed it has learned
 less than a table holds."""
-import argparse, importlib.util, json, math, os, platform, subprocess, sys, tempfile, time
+import argparse, importlib.util, json, math, os, subprocess, sys, tempfile, time
 from pathlib import Path
 from statistics import median
 
@@ -38,35 +39,89 @@ def counting(texts, seconds, seed):
         return table.bits_per_byte(valid)*valid.n_bytes
     return bits
 
-def ours(texts, seconds, seed, vocab_size=4096, training={}, **changes):
-    "What `slm-train` does; `changes` are fields of `ModelConfig`, `training` options of `train`"
+def train(tokenizer, data, seed, limit, training={}, trainer=None, model=None, **changes):
+    """A model trained as `slm-train` does it, and its history. `limit` is `max_minutes` or
+    `max_steps`; `changes` are fields of `ModelConfig`, `training` options of `train`"""
     import torch
     from dataclasses import replace
-    from slm_scratch import LanguageModelTrainer, SmallLanguageModel, evaluate
+    from slm_scratch import LanguageModelTrainer, SmallLanguageModel
     from slm_scratch.engine.cli import SMALL_MODEL, TRAINING, training_arguments
-    began = time.perf_counter()
-    tokenizer, data = vocabulary(texts, vocab_size)
     torch.manual_seed(seed)
     config = replace(SMALL_MODEL, vocab_size=tokenizer.vocab_size, **changes)
-    model = SmallLanguageModel(config, tokenizer)
+    model = (model or SmallLanguageModel)(config, tokenizer)
     usual = {name: how['default'] for name, how in TRAINING.items() if 'default' in how}
     limits = dict.fromkeys(('max_steps', 'epochs', 'out_dir'))
     arguments = training_arguments(limits | usual | dict(max_minutes=1., seed=seed) | training)
     with tempfile.TemporaryDirectory() as out:
-        left = seconds - (time.perf_counter() - began) - .5 # the last step, and saving
-        limit = {} if 'max_steps' in training else dict(max_minutes=left/60)
         arguments |= dict(max_minutes=None) | limit | dict(out_dir=out, verbose=False)
-        history = LanguageModelTrainer(model).train((data, None), **arguments)
+        history = (trainer or LanguageModelTrainer)(model).train((data, None), **arguments)
+    return model, history
+
+def ours(texts, seconds, seed, **changes):
+    "What `slm-train` does; for `changes` see `train`"
+    from slm_scratch import evaluate
+    began = time.perf_counter()
+    tokenizer, data = vocabulary(texts)
+    left = seconds - (time.perf_counter() - began) - .5 # the last step, and saving
+    model, history = train(tokenizer, data, seed, dict(max_minutes=left/60), **changes)
     def bits(documents):
         e = evaluate(model, documents)
         return e.bits_per_byte*e.n_bytes
-    bits.tokens, bits.steps = history[-1]['tokens'], history[-1]['step']
+    bits.tokens = history[-1]['tokens']
     return bits
 
 def modern(texts, seconds, seed):
     "The same with the modern block"
     from slm_scratch.engine.modern import MODERN
     return ours(texts, seconds, seed, **MODERN | dict(mimetic_init=0.))
+
+def winner(seconds):
+    """What won `ablation.py` for so much time: changes of what `slm-train` does. A table of values
+    for each token, short windows, and if there is little time a small model"""
+    small = dict(d_model=96, n_heads=3, n_layers=1) if seconds < 120 else {}
+    training = dict(batch_size=16, block_size=128, learning_rate=1e-2)
+    return dict(value_embeddings=True, max_seq_len=128, mimetic_init=0., training=training) | small
+
+def for_the_time(texts, seconds, seed):
+    "The winner for so much time; no other program can read its model"
+    return ours(texts, seconds, seed, **winner(seconds))
+
+def log_probs(model, ids):
+    "The log of the probability of each token but the first"
+    import torch
+    from slm_scratch.engine.evaluate import sliding_windows
+    found = []
+    with torch.inference_mode():
+        for x, y in sliding_windows(ids, model.config.max_seq_len):
+            logits = model(torch.from_numpy(x)[None])[0].log_softmax(-1)    # (T, V)
+            y = torch.from_numpy(y)                                         # −100: scored before
+            found.append(logits.gather(1, y.clamp_min(0)[:, None])[y >= 0, 0])
+    return torch.cat(found).double()
+
+def with_counts(texts, seconds, seed, limit=None, **changes):
+    """A model and the table of 4-grams together: the mean of their probabilities, with the weight
+    that suits a fortieth of the training documents, from which neither learns. The model is the
+    winner for so much time; or, given a `limit`, it is trained as `train` says"""
+    import numpy as np, torch
+    from slm_scratch.data import NGram
+    began, n = time.perf_counter(), max(1, len(texts)//40)
+    tokenizer, data = vocabulary(texts[:-n])
+    table = NGram.train(data.tokens, tokenizer.vocab_size, order=4)
+    if limit is None:
+        changes = winner(seconds)
+        spent = time.perf_counter() - began + 1.5 # the weight, too
+        limit = dict(max_minutes=(seconds - spent)/60)
+    model, history = train(tokenizer, data, seed, limit, **changes)
+    def both(documents): # log of the probability by the model, and by the table
+        ids = [np.array([tokenizer.eot, *tokenizer.encode(t), tokenizer.eot]) for t in documents]
+        return (torch.cat([log_probs(model, i) for i in ids]),
+                torch.cat([torch.from_numpy(table.probs(i)[1:]).log() for i in ids]))
+    def mixed(p, q, weight): return torch.logaddexp(p + math.log(weight), q + math.log(1 - weight))
+    p, q = both(texts[-n:])
+    weight = max((w/20 for w in range(1, 20)), key=lambda w: mixed(p, q, w).sum())
+    def bits(documents): return -mixed(*both(documents), weight).sum().item()/math.log(2)
+    bits.tokens = history[-1]['tokens']
+    return bits
 
 def nanogpt(texts, seconds, seed):
     """nanoGPT's model and optimizer with GPT-2's vocabulary: 256 wide, 4 layers, 8 rows of 256
@@ -107,7 +162,8 @@ def nanogpt(texts, seconds, seed):
         return total/math.log(2)
     return bits
 
-RECIPES = {'counting': counting, 'ours': ours, 'ours, modern': modern, 'nanoGPT': nanogpt}
+RECIPES = {'counting': counting, 'ours': ours, 'ours, modern': modern,
+           'ours, for the time': for_the_time, 'with counts': with_counts, 'nanoGPT': nanogpt}
 
 def find_recipe(name):
     "A function of this file by its name in the table, or FILE.py:FUNCTION"
@@ -159,22 +215,33 @@ def parse_arguments():
     ap.add_argument('--only', nargs='*', help=f'of {", ".join(RECIPES)}')
     ap.add_argument('--nanogpt', help='a checkout of karpathy/nanoGPT')
     ap.add_argument('--recipe', action='append', default=[], help='FILE.py:FUNCTION')
+    ap.add_argument('--store', type=Path, help='a file to which each run is added')
     ap.add_argument('--run', help=argparse.SUPPRESS)
     ap.add_argument('--seed', type=int, default=0, help=argparse.SUPPRESS)
     return ap.parse_args()
+
+def keep(path, run):
+    "Add a run to the board"
+    board = json.loads(path.read_text(encoding='utf-8')) if path.exists() else []
+    path.write_text(json.dumps([*board, run], indent=1) + '\n', encoding='utf-8')
 
 def main():
     a = parse_arguments()
     if a.run: return run(a, find_recipe(a.run))
     import torch
+    from slm_scratch.engine.kernels import machine_key
+    torch.set_num_threads(a.threads)
     names = a.only or [n for n in RECIPES if n != 'nanoGPT' or a.nanogpt]
-    print(f'{Path(a.text).name}, {a.threads} threads, {platform.machine()} '
-          f'{torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}; '
+    about = dict(text=Path(a.text).name, machine=machine_key())
+    print(f'{about["text"]}, {about["machine"]}; '
           f'bits per byte, median of {a.seeds} seeds (lowest … highest)', flush=True)
     for seconds in a.seconds:
         for name in [*names, *a.recipe]:
-            seeds = range(1 if name == 'counting' else a.seeds)
-            runs = [r for s in seeds if (r := start(a, name, seconds, s))]
+            runs = []
+            for seed in range(1 if name == 'counting' else a.seeds):
+                if not (r := start(a, name, seconds, seed)): continue
+                runs.append(r)
+                if a.store: keep(a.store, about | dict(recipe=name, seconds=seconds, seed=seed) | r)
             if not runs: continue
             found, slow = [r['bits_per_byte'] for r in runs], max(r['took'] for r in runs)
             late = f'   took {slow:.0f} s' if slow > 1.05*seconds + 1 else ''

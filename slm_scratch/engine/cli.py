@@ -57,7 +57,7 @@ def _check_vocab(vocab):
 
 # %% ../../nbs/engine/cli.ipynb #3181313f
 SMALL_MODEL = ModelConfig( # what slm-train and slm-demo begin with
-    d_model=128, n_heads=4, n_layers=3, max_seq_len=256, positions='rotary', mimetic_init=.5)
+    d_model=128, n_heads=4, n_layers=3, max_seq_len=256, positions='rotary')
 
 def model_options() -> list: # of `Option`
     "An option for each field of `ModelConfig` except the vocabulary's size; None changes nothing"
@@ -81,7 +81,7 @@ def model_config(
 
 # %% ../../nbs/engine/cli.ipynb #8878a487
 TRAINING = dict( # what differs from `train`
-    batch_size=dict(default=4),
+    batch_size=dict(default=8),
     optimizer=dict(default='muon'),
     schedule=dict(default='wsd'),
     learning_rate=dict(default=None, help='the highest rate [0.006 with muon, 0.001 with adamw]'),
