@@ -130,8 +130,8 @@ def computation(name):
 
 def step_seconds(path, names, known=None, turns=48):
     """name → seconds of a step. The rows take turns; a step is compared with the mean of its turn,
-    so that slow minutes cancel, and the median over the turns counts. How long that mean is, is told
-    by the first row, by its `known` seconds or else by steps of it alone: in turns each model finds
+    so that slow minutes cancel, and the median over the turns counts. How long that mean is, the
+    first row tells, by its `known` seconds or else by steps of it alone: in turns each model finds
     the caches full of the others"""
     steps = {(name, None): one_step(path, name) for name in names}
     for name in names: # half of its steps are small ones
