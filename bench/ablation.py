@@ -65,6 +65,8 @@ SINGLE = { # changes of the ladder's last row, each alone
     'four blocks': (dict(n_layers=4), {}),
     '2,048 tokens': ({}, {}, dict(vocabulary=2048)),
     '8,192 tokens': ({}, {}, dict(vocabulary=8192)),
+    'windows begin with documents': ({}, dict(aligned=True)),
+    'a rate that falls to zero': ({}, dict(min_lr=0.)),
     'batches of 2': ({}, dict(batch_size=2)),
     'batches of 8': ({}, dict(batch_size=8)),
     'batches of 2, then 4': ({}, {}, dict(trainer=tricks.Growing)),
@@ -125,7 +127,8 @@ def computation(name):
     "What the time of a step depends on: rows that agree in it are timed together"
     changes, o, more = row(name)
     free = tricks.Averaging, tricks.WarmMuon, race.with_counts
-    return repr([changes | dict(mimetic_init=0), o | dict(learning_rate=0, schedule=''),
+    free_options = dict(learning_rate=0, min_lr=0, schedule='', aligned=False)
+    return repr([changes | dict(mimetic_init=0), o | free_options,
                  {k: v for k, v in more.items() if v not in free}])
 
 def step_seconds(path, names, known=None, turns=48):
@@ -204,6 +207,8 @@ def main():
     store, pace = load_store(a.store), a.pace or machine_key()
     def save(): a.store.write_text(json.dumps(store, indent=1) + '\n', encoding='utf-8')
     granted = store['steps'].setdefault(pace, {})
+    kinds = {computation(name): seconds for name, seconds in granted.items() if name in ROWS}
+    granted |= {n: kinds[computation(n)] for n in a.only if computation(n) in kinds} | granted
     if new := [n for n in a.only if n not in granted]: # else as in an earlier session
         if a.pace: sys.exit(f'{a.store} has no step of {pace!r} for: {"; ".join(new)}')
         first = next(iter(granted), None) # of an earlier session: so that all are comparable

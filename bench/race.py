@@ -39,19 +39,24 @@ def counting(texts, seconds, seed):
         return table.bits_per_byte(valid)*valid.n_bytes
     return bits
 
+def options(**changes):
+    "What `slm-train` gives `train`, with `changes`"
+    from slm_scratch.engine.cli import TRAINING, training_arguments
+    usual = {name: how['default'] for name, how in TRAINING.items() if 'default' in how}
+    limits = dict.fromkeys(('max_steps', 'epochs', 'out_dir'))
+    return training_arguments(limits | usual | dict(max_minutes=1., seed=0) | changes)
+
 def train(tokenizer, data, seed, limit, training={}, trainer=None, model=None, **changes):
     """A model trained as `slm-train` does it, and its history. `limit` is `max_minutes` or
     `max_steps`; `changes` are fields of `ModelConfig`, `training` options of `train`"""
     import torch
     from dataclasses import replace
     from slm_scratch import LanguageModelTrainer, SmallLanguageModel
-    from slm_scratch.engine.cli import SMALL_MODEL, TRAINING, training_arguments
+    from slm_scratch.engine.cli import SMALL_MODEL
     torch.manual_seed(seed)
     config = replace(SMALL_MODEL, vocab_size=tokenizer.vocab_size, **changes)
     model = (model or SmallLanguageModel)(config, tokenizer)
-    usual = {name: how['default'] for name, how in TRAINING.items() if 'default' in how}
-    limits = dict.fromkeys(('max_steps', 'epochs', 'out_dir'))
-    arguments = training_arguments(limits | usual | dict(max_minutes=1., seed=seed) | training)
+    arguments = options(seed=seed, **training)
     with tempfile.TemporaryDirectory() as out:
         arguments |= dict(max_minutes=None) | limit | dict(out_dir=out, verbose=False)
         history = (trainer or LanguageModelTrainer)(model).train((data, None), **arguments)
@@ -77,9 +82,9 @@ def modern(texts, seconds, seed):
 
 def winner(seconds):
     """What won `ablation.py` for so much time: changes of what `slm-train` does. A table of values
-    for each token, short windows, and if there is little time a small model"""
+    for each token, short windows, a rate that falls to 0, and a small model for a short time"""
     small = dict(d_model=96, n_heads=3, n_layers=1) if seconds < 120 else {}
-    training = dict(batch_size=16, block_size=128, learning_rate=1e-2)
+    training = dict(batch_size=16, block_size=128, learning_rate=1e-2, min_lr=0.)
     return dict(value_embeddings=True, max_seq_len=128, mimetic_init=0., training=training) | small
 
 def for_the_time(texts, seconds, seed):

@@ -54,10 +54,10 @@ from dataclasses import dataclass, fields, InitVar, replace
 from pathlib import Path
 from fastcore.basics import patch
 from .engine.files import as_number
-from .data import get_batch, steps_per_epoch
 from .model import ModelConfig, SmallLanguageModel
 from .engine.distributed import full_tensor
 from .engine.progress import Progress
+from .engine.windows import count_windows, windows_from
 from .engine.report import History, progress_bar, show_step
 from .engine.checks import argument_problems, bare_model, check_finite, plain_arguments
 from .engine.signatures import takes_fields
@@ -74,6 +74,7 @@ class TrainConfig:
     max_steps:int=None # optimizer steps; wins over `epochs`
     max_minutes:float=None # time limit; the schedule is planned against the clock
     block_size:int=None # T: tokens in a window; None: at most 256, fewer for a short text
+    aligned:bool=False # windows begin where documents begin, not anywhere in the stream
     grad_accum:int=1 # batches for one optimizer step
     warmup_steps:int=None # steps up to `learning_rate`; None: a tenth of the run, at most 100
     min_lr:float=None # the last rate; None: `learning_rate`/10
@@ -208,11 +209,12 @@ def validate(self:LanguageModelTrainer) -> float: # nats a token; nan without a 
     "Loss on the same batches each time; no random number is drawn and no weight touched"
     n = len(self.valid) - 1 if self.valid is not None else 0
     if n < 1: return math.nan
-    B, T, total = self.config.batch_size, min(self.progress.block_size, n), 0.
-    windows = min(steps_per_epoch(self.valid, 1, T), math.ceil(self.config.eval_tokens/T))
+    c, T, total = self.config, min(self.progress.block_size, n), 0.
+    B, windows = c.batch_size, count_windows(self.valid, T, c.aligned)
+    windows = min(windows, math.ceil(c.eval_tokens/T))
     self.model.eval()
     for i in range(math.ceil(windows/B)):
-        batch = get_batch(self.valid, i, B, T, seed=0)
+        batch = windows_from(self.valid, i*B, B, T, aligned=c.aligned)
         x, y = (t[:windows - i*B].to(self.device) for t in batch) # the last batch may be smaller
         with self.plan.autocast(): total += self.placed.objective(x, y).item() * len(x)
     self.model.train()

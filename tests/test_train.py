@@ -22,7 +22,7 @@ from slm_scratch.tokenizer import Tokenizer
 from slm_scratch.engine.loss import activation_checkpointing, language_model_loss
 from slm_scratch.engine.evaluate import evaluate
 from slm_scratch.engine.checks import bare_model
-from slm_scratch.engine.progress import windows_from
+from slm_scratch.engine.windows import windows_from
 from slm_scratch.train import check_arguments, LanguageModelTrainer, TrainConfig
 
 TEXTS = [t.text for t in tales(16)]
@@ -527,6 +527,18 @@ def test_changed_run_keeps_its_place(change, train, short):
     assert .8 <= h[-1]['epoch'] < .8 + 21/windows + .02
     assert h[-1]['tokens']/(len(short[0]) - 1) == pytest.approx(h[-1]['epoch'], abs=.05)
     assert train(data=short, max_steps=None, epochs=.8, **change) == h, 'and then it is that run'
+
+def test_changed_alignment_keeps_its_place(train, short):
+    "From anywhere to the starts of documents and back: the share of the epoch stays what it was"
+    first = train(data=short, max_steps=4)
+    for steps, aligned in ((6, True), (8, False)):
+        with pytest.raises(ValueError, match=f'aligned={not aligned} there, {aligned} here'):
+            train(data=short, max_steps=steps, aligned=aligned)
+        h = train(data=short, max_steps=steps, aligned=aligned, resume='changed')
+        assert [r['step'] for r in h if 'val_loss' in r] and h[:len(first)] == first
+        made, two_steps = h[-1]['epoch'] - first[-1]['epoch'], first[-1]['epoch']/2
+        assert .5*two_steps < made < 1.5*two_steps
+        first = h
 
 def test_changed_batch_size_sees_each_window_once(train, short, model):
     "The windows of an epoch are seen once, whatever the batch size was on the way"

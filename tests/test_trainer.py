@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from unittest import mock
 import pytest
 import torch
+from conftest import root
 from torch import nn
 from torch.nn import functional as F
 from slm_scratch.data import get_batch
@@ -14,6 +15,7 @@ from slm_scratch.engine.device import Precision
 from slm_scratch.engine.files import safe_load
 from slm_scratch.engine.optim import parameter_groups
 from slm_scratch.engine.prepare import prepare
+from slm_scratch.engine.bands import known_bands
 from slm_scratch.engine.progress import Progress
 from slm_scratch.engine.report import mfu
 from slm_scratch.engine.sizes import estimate_flops
@@ -235,3 +237,14 @@ def test_ten_steps_beside_transformers(train, pair):
     theirs = losses_of_transformers(start, batches, h.column('learning_rate')[1])
     assert h.column('loss')[1] == pytest.approx(theirs, abs=2e-4)
     assert theirs[-1] < theirs[0] - .1, 'and they did learn'
+
+# ---- recipes that were run before ----
+
+def test_known_recipes(monkeypatch):
+    "What `bench/bands.py` ran is what the programs run today; else its bands are to be made again"
+    monkeypatch.syspath_prepend(root/'bench')
+    import bands
+    known = {band.recipe: band.name for band in known_bands().values()}
+    for name in bands.RECIPES:
+        recipe, _, _ = bands.run(name, seed=7, n_steps=3, threads=1)
+        assert known.get(recipe) == name

@@ -25,7 +25,7 @@ order = ('files', 'entries', 'guards', 'byte_order', 'pair_counts', 'tokenizer',
          'distributed', 'memorization', 'evaluate', 'scorecard', 'live', 'figures_tokenizer',
          'figures_attention', 'figures_model', 'figures_train', 'figures_generate',
          'live_data', 'live_attention', 'live_model', 'live_train', 'live_generate', 'outputs',
-         'run', 'progress', 'checks', 'report', 'trainer', 'train', 'exercises',
+         'run', 'bands', 'windows', 'progress', 'checks', 'report', 'trainer', 'train', 'exercises',
          'answers_tokenizer', 'answers_data', 'answers_attention', 'answers_model',
          'answers_train', 'answers_generate', 'options', 'shell', 'cli', 'demo')
 lesson_modules = ('tokenizer', 'data', 'attention', 'model', 'generate', 'train')

@@ -20,7 +20,7 @@ from .outputs import folder_problem
 # %% ../../nbs/engine/checks.ipynb #e4a2d2ae
 _CHOICES = dict(optimizer=(*OPTIMIZERS,), schedule=('cosine', 'wsd'),
                 precision=('auto', 'fp32', 'bf16', 'fp16'), resume=(True, False, 'changed'))
-_SWITCHES = ('checkpoint_activations', 'tensorboard', 'shard', 'compile', 'verbose')
+_SWITCHES = ('aligned', 'checkpoint_activations', 'tensorboard', 'shard', 'compile', 'verbose')
 _WHOLE = dict(batch_size=1, grad_accum=1, seed=0, eval_tokens=1, log_every=1) # name: lowest value
 _MAYBE_WHOLE = dict(max_steps=1, block_size=1, warmup_steps=0, eval_every=1, checkpoint_every=1,
                     keep_every=1, sample_every=0) # or None

@@ -26,10 +26,12 @@ from .cli import SMALL_MODEL
 
 # %% ../../nbs/engine/demo.ipynb #91ea8094
 DEMO_PROMPT = 'A little girl went to the woods'
-DEMO_CONFIG = replace(SMALL_MODEL, n_layers=2, max_seq_len=512, mimetic_init=.5)
+DEMO_CONFIG = replace(
+    SMALL_MODEL, d_model=96, n_heads=3, n_layers=2, max_seq_len=296, mimetic_init=.5)
 DEMO_TRAINING = dict(
-    batch_size=2, block_size=DEMO_CONFIG.max_seq_len, learning_rate=7e-3, min_lr=1e-4,
-    warmup_steps=20, optimizer='muon', schedule='wsd', eval_every=400, eval_tokens=16_384)
+    batch_size=12, block_size=DEMO_CONFIG.max_seq_len, aligned=True, learning_rate=7e-3,
+    min_lr=1e-4, warmup_steps=20, optimizer='muon', schedule='wsd', eval_every=200,
+    eval_tokens=16_384, sample_every=200)
 
 # %% ../../nbs/engine/demo.ipynb #e96ea24b
 def demo_model(

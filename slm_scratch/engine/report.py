@@ -229,8 +229,9 @@ def describe(
     "What was chosen, and why"
     T, dtype = progress.block_size, plan.precision.dtype
     steps = math.ceil(progress.epoch_windows/progress.step_windows)
+    aligned = ', aligned' if config.aligned else ''
     lines = [f'data: {n_tokens:,} tokens to train on, an epoch is {steps:,} steps of '
-             f'{progress.step_tokens:,} tokens (block_size={T})',
+             f'{progress.step_tokens:,} tokens (block_size={T}{aligned})',
              f'model: {count_parameters(cfg)["total"]:,} parameters; '
              f'training should need about {_memory(config, cfg, T, world, dtype)}',
              f'precision: {str(dtype)[6:]} on {plan.device}; {plan.precision.reason}',

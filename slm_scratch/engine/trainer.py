@@ -10,7 +10,6 @@ import json, math, warnings
 from contextlib import contextmanager
 import numpy as np
 from fastcore.basics import patch
-from ..data import steps_per_epoch
 from .sizes import explain_oom
 from .device import choose_device, choose_precision, DevicePlan, fork_rng
 from .device import tf32, usual_torch
@@ -21,7 +20,9 @@ from .outputs import FORMAT
 from .run import choose_block_size, graceful_stop, model_header
 from .run import open_run, read_data
 from .run import run_arguments, run_config
-from .progress import Best, Evaluated, Progress, Saved, Sums, windows_from
+from .bands import band_line, known_bands, recipe_of
+from .windows import count_windows, windows_from
+from .progress import Best, Evaluated, Progress, Saved, Sums
 from .report import describe, History, loss_references, metrics, mfu
 from .report import nothing_left, open_writer, resume_command, sample_line
 from .report import sample_text, summary, write_scalars
@@ -65,10 +66,11 @@ def set_up(self:TrainerBase,
     self.net = self.placed.network(c.compile)
     self.history = History()
     self.progress = Progress(c.batch_size*c.grad_accum*group.world, T,
-                             steps_per_epoch(self.data, 1, T), self.clock)
+                             count_windows(self.data, T, c.aligned), self.clock)
     self.meta = model_header(self.model)
     arguments = run_arguments(c, group.world, T)
     self.run_config = run_config(self.model, self.meta, (self.data, self.valid), arguments)
+    self.band = known_bands().get(recipe_of(self.run_config, self.valid and self.valid.bits))
     if state := self.run.resume(self.run_config, c.resume):
         self.load_state(state)
         say(f'going on at step {self.step} of the run in {self.out_dir}')
@@ -143,7 +145,8 @@ def micro_batch(self:TrainerBase,
     c = self.config
     state = np.random.SeedSequence([c.seed, first//c.batch_size]).generate_state(1)
     self.plan.seed(int(state[0]))
-    x, y = windows_from(self.data, first, c.batch_size, self.progress.block_size, c.seed)
+    B, T = c.batch_size, self.progress.block_size
+    x, y = windows_from(self.data, first, B, T, c.seed, c.aligned)
     return self.plan.put(x), self.plan.put(y)
 
 # %% ../../nbs/engine/trainer.ipynb #5a808851
@@ -177,6 +180,9 @@ def log(self:TrainerBase,
     if math.isfinite(val):
         bpb = bits_per_byte(val, len(self.valid) - 1, self.valid.n_bytes)
         row |= dict(val_loss=val, bits_per_byte=bpb)
+        steady = math.isclose(row.get('learning_rate', 0), self.config.learning_rate)
+        usual = band_line(self.band, self.step, val) if steady else None
+        if usual: self.run.say(usual)
     row['seconds'] = progress.elapsed = self.clock() - progress.start
     row = {k: v if math.isfinite(v) else None for k, v in row.items()} # JSON has no infinity
     if said: # by the first process
@@ -219,7 +225,7 @@ def load_state(self:TrainerBase,
     progress.load_state_dict(state)
     old = state['run_config']['arguments']
     progress.carry_over(old['batch_size']*old['grad_accum'], old['block_size'],
-                        steps_per_epoch(self.data, 1, old['block_size']))
+                        count_windows(self.data, old['block_size'], old['aligned']))
     self.history = History.loads(state['history'])
     self.run.write_history(state['history'], 'w') # rows after the checkpoint will come again
 
