@@ -31,7 +31,7 @@ def document_windows(
     which = np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n) # 0, 1, …, of its document
     return np.repeat(starts[chain], n) + block_size*which
 
-# %% ../../nbs/engine/windows.ipynb #b15cf321
+# %% ../../nbs/engine/windows.ipynb #7ec89684
 _known = WeakKeyDictionary() # `TokenDataset` → T → where windows begin
 
 def _begins(data, block_size):
@@ -42,6 +42,13 @@ def _begins(data, block_size):
         found[block_size] = document_windows(data.starts, len(data) - 1, block_size)
     return found[block_size]
 
+# %% ../../nbs/engine/windows.ipynb #18b11ee2
+def _place(begins, number, n_tokens, seed):
+    "Where window `number` begins"
+    epoch, i = divmod(number, len(begins))
+    return begins[epoch_order(n_tokens, len(begins), seed, epoch)[1][i]]
+
+# %% ../../nbs/engine/windows.ipynb #b15cf321
 def aligned_batch(
     data, # a `TokenDataset`
     step:int, # number of the batch, from 0 on, through all epochs
@@ -51,12 +58,10 @@ def aligned_batch(
 ) -> tuple: # (x, y), two int64 tensors (B, T); y[b, t] is the token after x[b, t]
     "Batch `step` of windows that begin with documents. `ValueError` if the text is below one block"
     begins, n_tokens = _begins(data, block_size), len(data) - 1
-    places = []
-    for number in range(step*batch_size, (step + 1)*batch_size):
-        epoch, i = divmod(number, len(begins))
-        places.append(begins[epoch_order(n_tokens, len(begins), seed, epoch)[1][i]])
-    at = (np.array(places)[:, None] + np.arange(block_size + 1)) % n_tokens # (B, T+1)
-    ids = torch.from_numpy(data.tokens[at].astype(np.int64))                # (B, T+1)
+    numbers = range(step*batch_size, (step + 1)*batch_size)
+    start = np.array([_place(begins, n, n_tokens, seed) for n in numbers])
+    at = (start[:, None] + np.arange(block_size + 1)) % n_tokens # (B, T+1)
+    ids = torch.from_numpy(data.tokens[at].astype(np.int64))     # (B, T+1)
     return ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
 
 # %% ../../nbs/engine/windows.ipynb #14b32fa7
@@ -68,6 +73,7 @@ def count_windows(
     "Windows of an epoch"
     return len(_begins(data, block_size)) if aligned else steps_per_epoch(data, 1, block_size)
 
+# %% ../../nbs/engine/windows.ipynb #fc1a3468
 def windows_from(
     data, # a `TokenDataset`
     first:int, # number of the first window
