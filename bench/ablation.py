@@ -128,7 +128,7 @@ def computation(name):
     changes, o, more = row(name)
     free = tricks.Averaging, tricks.WarmMuon, race.with_counts
     free_options = dict(learning_rate=0, min_lr=0, schedule='', aligned=False)
-    return repr([changes | dict(mimetic_init=0), o | free_options,
+    return repr([changes | dict(mimetic_init=0), sorted((o | free_options).items()),
                  {k: v for k, v in more.items() if v not in free}])
 
 def step_seconds(path, names, known=None, turns=48):

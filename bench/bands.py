@@ -22,26 +22,26 @@ import race
 
 STEPS = (50, 100, 150, 200, 300, 400, 600, 800, 1000, 1200, 1400, 1600)
 
-def demo(seed):
+def demo(seed, **how):
     "What `slm-demo` trains, and how"
     model = demo_model(seed=seed)
-    data = prepare('tales', model.tokenizer, tempfile.mkdtemp(), seed=seed, progress=False)
+    data = prepare('tales', model.tokenizer, tempfile.mkdtemp(), seed=seed, **how)
     return model, data, DEMO_TRAINING
 
-def tales(seed):
+def tales(seed, **how):
     "What `slm-train tales` trains, and how"
     tokenizer = choose_vocabulary('tales', '4096')
     torch.manual_seed(seed)
     config = replace(SMALL_MODEL, vocab_size=tokenizer.vocab_size)
-    data = prepare('tales', tokenizer, tempfile.mkdtemp(), progress=False)
+    data = prepare('tales', tokenizer, tempfile.mkdtemp(), **how)
     return SmallLanguageModel(config, tokenizer), data, race.options()
 
 RECIPES = {'slm-demo': demo, 'slm-train tales': tales}
 
-def run(name, seed, n_steps, threads):
+def run(name, seed, n_steps, threads, n_tales=10_000):
     "The recipe of a run, steps well after its warm-up, and the losses there"
     torch.set_num_threads(threads)
-    model, data, options = RECIPES[name](seed)
+    model, data, options = RECIPES[name](seed, n_tales=n_tales, progress=False)
     limits = dict(max_minutes=None, max_steps=10*n_steps, out_dir=tempfile.mkdtemp())
     first = 2*(options.get('warmup_steps') or 100)
     steps, losses = [s for s in STEPS if first <= s <= n_steps], []

@@ -246,5 +246,5 @@ def test_known_recipes(monkeypatch):
     import bands
     known = {band.recipe: band.name for band in known_bands().values()}
     for name in bands.RECIPES:
-        recipe, _, _ = bands.run(name, seed=7, n_steps=3, threads=1)
+        recipe, _, _ = bands.run(name, seed=7, n_steps=3, threads=1, n_tales=50)
         assert known.get(recipe) == name
