@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 from slm_scratch.engine.tales import tales
-from slm_scratch.data import TokenDataset
+from slm_scratch.data import get_batch, TokenDataset
 from slm_scratch.engine import outputs
 from slm_scratch.engine.prepare import prepare
 from slm_scratch.engine.files import TMP, safe_load
@@ -22,7 +22,7 @@ from slm_scratch.tokenizer import Tokenizer
 from slm_scratch.engine.loss import activation_checkpointing, language_model_loss
 from slm_scratch.engine.evaluate import evaluate
 from slm_scratch.engine.checks import bare_model
-from slm_scratch.engine.windows import windows_from
+from slm_scratch.engine.windows import aligned_batch, windows_from
 from slm_scratch.train import check_arguments, LanguageModelTrainer, TrainConfig
 
 TEXTS = [t.text for t in tales(16)]
@@ -539,6 +539,23 @@ def test_changed_alignment_keeps_its_place(train, short):
         made, two_steps = h[-1]['epoch'] - first[-1]['epoch'], first[-1]['epoch']/2
         assert .5*two_steps < made < 1.5*two_steps
         first = h
+
+@pytest.mark.parametrize('aligned', [False, True])
+def test_windows_that_it_trains_and_validates_on(aligned, train, short):
+    "Those of `aligned_batch`, or of `get_batch`; the two differ"
+    seen = []
+    class Noting(LanguageModelTrainer):
+        def micro_batch(self, first):
+            x, y = super().micro_batch(first)
+            seen.append(x)
+            return x, y
+    with mock.patch.dict(globals(), LanguageModelTrainer=Noting), \
+         mock.patch('slm_scratch.train.windows_from', wraps=windows_from) as validating:
+        train(data=short, max_steps=2, aligned=aligned, seed=3)
+    B = len(seen[0])
+    batches = [f(short[0], 0, B, 16, 3) for f in (get_batch, aligned_batch)]
+    assert seen[0].equal(batches[aligned][0]) and not seen[0].equal(batches[not aligned][0])
+    assert {call.kwargs['aligned'] for call in validating.call_args_list} == {aligned}
 
 def test_changed_batch_size_sees_each_window_once(train, short, model):
     "The windows of an epoch are seen once, whatever the batch size was on the way"
