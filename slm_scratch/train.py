@@ -207,11 +207,10 @@ def learning_rate(
 @torch.no_grad()
 def validate(self:LanguageModelTrainer) -> float: # nats a token; nan without a validation text
     "Loss on the same batches each time; no random number is drawn and no weight touched"
-    n = len(self.valid) - 1 if self.valid is not None else 0
+    c, n = self.config, len(self.valid) - 1 if self.valid is not None else 0
     if n < 1: return math.nan
-    c, T, total = self.config, min(self.progress.block_size, n), 0.
-    B, windows = c.batch_size, count_windows(self.valid, T, c.aligned)
-    windows = min(windows, math.ceil(c.eval_tokens/T))
+    B, T, total = c.batch_size, min(self.progress.block_size, n), 0.
+    windows = min(count_windows(self.valid, T, c.aligned), math.ceil(c.eval_tokens/T))
     self.model.eval()
     for i in range(math.ceil(windows/B)):
         batch = windows_from(self.valid, i*B, B, T, aligned=c.aligned)

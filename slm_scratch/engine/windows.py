@@ -9,7 +9,7 @@ __all__ = ['document_windows', 'aligned_batch', 'count_windows', 'windows_from']
 from weakref import WeakKeyDictionary
 import numpy as np
 import torch
-from ..data import epoch_order, get_batch, steps_per_epoch
+from ..data import epoch_order, get_batch, rows_at, steps_per_epoch
 
 # %% ../../nbs/engine/windows.ipynb #77dc8bae
 def document_windows(
@@ -60,9 +60,7 @@ def aligned_batch(
     begins, n_tokens = _begins(data, block_size), len(data) - 1
     numbers = range(step*batch_size, (step + 1)*batch_size)
     start = np.array([_place(begins, n, n_tokens, seed) for n in numbers])
-    at = (start[:, None] + np.arange(block_size + 1)) % n_tokens # (B, T+1)
-    ids = torch.from_numpy(data.tokens[at].astype(np.int64))     # (B, T+1)
-    return ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+    return rows_at(data, start, block_size)
 
 # %% ../../nbs/engine/windows.ipynb #14b32fa7
 def count_windows(
