@@ -78,22 +78,88 @@ SINGLE = { # changes of the ladder's last row, each alone
 VALUES = dict(value_embeddings=True)
 SHORT = VALUES | dict(max_seq_len=128), dict(batch_size=16, block_size=128)
 NARROW = SHORT[0] | dict(d_model=96, n_heads=3)
+OPTIMIZERS = dict(beta2=.99, momentum=.9, learning_rate=.012, min_lr=0.)
 ON_TOP = { # of the ladder and batches of 8; each row keeps what the rows above it changed
     '+ value embeddings': (VALUES, dict(batch_size=8)),
     '+ windows of 128': SHORT,
     '+ width 96': (NARROW, SHORT[1]),
     '+ two blocks': (NARROW | dict(n_layers=2), SHORT[1]),
     '+ one block': (NARROW | dict(n_layers=1), SHORT[1]),
-    '+ counting beside it': (NARROW | dict(n_layers=1), SHORT[1], dict(recipe=race.with_counts)),
+    '+ tuned optimizers': (NARROW | dict(n_layers=1), SHORT[1] | OPTIMIZERS),
+    '+ counting beside it': (NARROW | dict(n_layers=1), SHORT[1] | OPTIMIZERS,
+                             dict(recipe=race.with_counts)),
+}
+WINNER = SHORT[0], SHORT[1] | dict(min_lr=0.) # as good as any after four minutes, till tuned
+CHANGES = { # of that, each alone; in the store their names begin with `winner: `, and their steps
+    # were timed anew, beside each other
+    'as it is': ({}, {}),
+    'batches of 8': ({}, dict(batch_size=8)),
+    'batches of 12': ({}, dict(batch_size=12)),
+    'batches of 24': ({}, dict(batch_size=24)),
+    'batches of 32': ({}, dict(batch_size=32)),
+    'windows of 64': (dict(max_seq_len=64), dict(batch_size=32, block_size=64)),
+    'windows of 96': (dict(max_seq_len=96), dict(batch_size=21, block_size=96)),
+    'windows of 192': (dict(max_seq_len=192), dict(batch_size=11, block_size=192)),
+    'windows of 256': (dict(max_seq_len=256), dict(batch_size=8, block_size=256)),
+    'width 96': (dict(d_model=96, n_heads=3), {}),
+    'width 112': (dict(d_model=112), {}),
+    'width 144': (dict(d_model=144), {}),
+    'width 160': (dict(d_model=160, n_heads=5), {}),
+    'two blocks': (dict(n_layers=2), {}),
+    'four blocks': (dict(n_layers=4), {}),
+    'four blocks of width 96': (dict(n_layers=4, d_model=96, n_heads=3), {}),
+    'five blocks of width 96': (dict(n_layers=5, d_model=96, n_heads=3), {}),
+    'two blocks of width 160': (dict(n_layers=2, d_model=160, n_heads=5), {}),
+    'two heads': (dict(n_heads=2), {}),
+    'eight heads': (dict(n_heads=8), {}),
+    'MLP of 256': (dict(d_ff=256), {}),
+    'MLP of 384': (dict(d_ff=384), {}),
+    'MLP of 768': (dict(d_ff=768), {}),
+    '2,048 tokens': ({}, {}, dict(vocabulary=2048)),
+    '3,072 tokens': ({}, {}, dict(vocabulary=3072)),
+    '6,144 tokens': ({}, {}, dict(vocabulary=6144)),
+    'no value embeddings': (dict(value_embeddings=False), {}),
+    'embedding in every block': (dict(x0_blend=True), {}),
+    'queries and keys normed': (dict(qk_norm=True), {}),
+    'embedding normed': (dict(embed_norm=True), {}),
+    'logits below 30': (dict(logit_softcap=30.), {}),
+    'no biases': (dict(bias=False), {}),
+    'an output of its own': (dict(tie_weights=False), {}),
+    'squared ReLU': (dict(activation='relu2'), {}),
+    'two heads of keys and values': (dict(n_kv_heads=2), {}),
+    'rate 0.006': ({}, dict(learning_rate=.006)),
+    'rate 0.014': ({}, dict(learning_rate=.014)),
+    'rate 0.02': ({}, dict(learning_rate=.02)),
+    'warm-up of 10': ({}, dict(warmup_steps=10)),
+    'warm-up of 200': ({}, dict(warmup_steps=200)),
+    'cosine': ({}, dict(schedule='cosine')),
+    'no weight decay': ({}, dict(weight_decay=0.)),
+    'weight decay 0.3': ({}, dict(weight_decay=.3)),
+    'weight decay 1': ({}, dict(weight_decay=1.)),
+    'gradients below 0.3': ({}, dict(grad_clip=.3)),
+    'gradients of any length': ({}, dict(grad_clip=None)),
+    "AdamW's beta2 0.99": ({}, dict(beta2=.99)),
+    "AdamW's beta2 0.995": ({}, dict(beta2=.995)),
+    "Muon's momentum 0.85": ({}, dict(momentum=.85)),
+    "Muon's momentum 0.9": ({}, dict(momentum=.9)),
+    "Muon's momentum 0.98": ({}, dict(momentum=.98)),
+}
+AROUND = {f'winner: {name}': (WINNER[0] | model, WINNER[1] | training, *more)
+          for name, (model, training, *more) in CHANGES.items()}
+TUNED = { # of that; each row keeps what the rows above it changed
+    'tuned: AdamW remembers longer': (WINNER[0], WINNER[1] | dict(beta2=.99)),
+    'tuned: Muon forgets faster': (WINNER[0], WINNER[1] | dict(beta2=.99, momentum=.9)),
+    'tuned: width 96, rate 0.012': (NARROW, SHORT[1] | OPTIMIZERS),
 }
 BASE = [*LADDER][-1]
 ROWS = LADDER | {name: (LADDER[BASE][0] | model, LADDER[BASE][1] | training, *more)
-                 for name, (model, training, *more) in (SINGLE | ON_TOP).items()}
+                 for name, (model, training, *more) in (SINGLE | ON_TOP | AROUND | TUNED).items()}
 
 def row(name):
     "model, training, more: what makes a row"
     model, training, *more = ROWS[name]
-    usual = dict(batch_size=4, block_size=256, optimizer='muon', schedule='wsd')
+    usual = dict(batch_size=4, block_size=256, optimizer='muon', schedule='wsd', beta2=.95,
+                 momentum=.95)
     return model, usual | training, more[0] if more else {}
 
 @cache
@@ -127,8 +193,8 @@ def computation(name):
     "What the time of a step depends on: rows that agree in it are timed together"
     changes, o, more = row(name)
     free = tricks.Averaging, tricks.WarmMuon, race.with_counts
-    free_options = dict(learning_rate=0, min_lr=0, schedule='', aligned=False)
-    return repr([changes | dict(mimetic_init=0), sorted((o | free_options).items()),
+    costs = [(k, o[k]) for k in ('batch_size', 'block_size', 'optimizer')] # the rest is free
+    return repr([changes | dict(mimetic_init=0), costs,
                  {k: v for k, v in more.items() if v not in free}])
 
 def step_seconds(path, names, known=None, turns=48):

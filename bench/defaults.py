@@ -7,7 +7,7 @@ from slm_scratch.engine.report import History
 text = os.path.abspath(sys.argv[1])
 minutes = float(sys.argv[2]) if len(sys.argv) > 2 else 1.
 gpt2 = ('--d_model 256 --n_heads 4 --n_layers 4 --positions learned --mimetic_init 0 '
-        '--optimizer adamw --schedule cosine --batch_size 8')
+        '--optimizer adamw --schedule cosine --batch_size 8 --beta2 .95')
 sides = {'defaults of slm-train': '', "GPT-2's block, AdamW": gpt2}
 print(f'{Path(text).name}, {minutes:g} minute(s) each')
 with tempfile.TemporaryDirectory() as tmp:

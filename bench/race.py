@@ -82,10 +82,10 @@ def modern(texts, seconds, seed):
 
 def winner(seconds):
     """What won `ablation.py` for so much time: changes of what `slm-train` does. A table of values
-    for each token, short windows, a rate that falls to 0, and a small model for a short time"""
-    small = dict(d_model=96, n_heads=3, n_layers=1) if seconds < 120 else {}
-    training = dict(batch_size=16, block_size=128, learning_rate=1e-2, min_lr=0.)
-    return dict(value_embeddings=True, max_seq_len=128, mimetic_init=0., training=training) | small
+    for each token, short windows, a narrow model, a higher rate that falls to 0"""
+    training = dict(batch_size=16, block_size=128, learning_rate=.012, min_lr=0.)
+    shape = dict(d_model=96, n_heads=3, n_layers=1 if seconds < 120 else 3)
+    return dict(value_embeddings=True, max_seq_len=128, training=training) | shape
 
 def for_the_time(texts, seconds, seed):
     "The winner for so much time; no other program can read its model"

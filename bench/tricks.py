@@ -74,7 +74,7 @@ def with_muon(muon):
             super().set_up(data_path)
             c = self.config
             self.optimizers = make_optimizers(self.model, c.optimizer, c.learning_rate,
-                                              c.weight_decay, muon)
+                                              c.weight_decay, c.beta2, c.momentum, muon)
     return Trainer
 
 # ---- a part ----

@@ -79,6 +79,8 @@ class TrainConfig:
     warmup_steps:int=None # steps up to `learning_rate`; None: a tenth of the run, at most 100
     min_lr:float=None # the last rate; None: `learning_rate`/10
     weight_decay:float=.1 # pull to zero, for matrices
+    beta2:float=.95 # AdamW's: how slowly it forgets squared gradients; .99 for small batches
+    momentum:float=.95 # Muon's: how slowly its average gradient forgets
     grad_clip:float=1. # longest gradient; None: no limit
     optimizer:str='adamw' # 'adamw' or 'muon'
     schedule:str='cosine' # 'cosine' or 'wsd' (warm-up, stable, decay)

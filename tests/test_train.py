@@ -226,8 +226,8 @@ def test_damaged_files_of_ours_are_ours(how, train, text, tmp_path):
 
 NUMBERS = dict(batch_size=2, learning_rate=3e-3, epochs=2, max_steps=4, max_minutes=9,
                block_size=16, grad_accum=1, warmup_steps=1, min_lr=1e-4, weight_decay=.1,
-               grad_clip=1., eval_every=3, eval_tokens=64, checkpoint_every=2, keep_every=4,
-               log_every=1, seed=5)
+               beta2=.98, momentum=.9, grad_clip=1., eval_every=3, eval_tokens=64,
+               checkpoint_every=2, keep_every=4, log_every=1, seed=5)
 
 def wrapped(v, kind):
     "A number as numpy or PyTorch has it"
@@ -254,7 +254,9 @@ def test_numbers_refused(name, train, model, tmp_path):
     "Zero is not None, True is not 1: refused by name, before anything is made"
     config = model().config
     wrong = [True, '4', float('nan'), float('inf'), -1, 1+1j, np.array([2, 3])]
-    if name not in ('seed', 'warmup_steps', 'min_lr', 'weight_decay'): wrong.append(0)
+    may_be_zero = 'seed', 'warmup_steps', 'min_lr', 'weight_decay', 'beta2', 'momentum'
+    if name not in may_be_zero: wrong.append(0)
+    if name in ('beta2', 'momentum'): wrong.append(1.)
     for value in wrong:
         with pytest.raises(ValueError, match=f'- {name}='): check_arguments({name: value}, config)
     with pytest.raises(ValueError, match=f'- {name}='): train(**{name: np.float64(-1)})
@@ -527,6 +529,19 @@ def test_changed_run_keeps_its_place(change, train, short):
     assert .8 <= h[-1]['epoch'] < .8 + 21/windows + .02
     assert h[-1]['tokens']/(len(short[0]) - 1) == pytest.approx(h[-1]['epoch'], abs=.05)
     assert train(data=short, max_steps=None, epochs=.8, **change) == h, 'and then it is that run'
+
+@pytest.mark.parametrize(['optimizer', 'name'], [('adamw', 'beta2'), ('muon', 'beta2'),
+                                                 ('muon', 'momentum')])
+def test_memory_of_an_optimizer(optimizer, name, train, short, tmp_path):
+    "It makes another run; and a run that goes on with another one uses that, not what was saved"
+    def run(steps, out, value=.95, **kw):
+        train(data=short, optimizer=optimizer, out_dir=tmp_path/out, max_steps=steps,
+              **{name: value}, **kw)
+        return weights(tmp_path/out)
+    assert not same(run(3, 'a'), run(3, 'b', .5))
+    with pytest.raises(ValueError, match=f'{name}=0.95 there, 0.5 here'): run(5, 'a', .5)
+    shutil.copytree(tmp_path/'a', tmp_path/'c')
+    assert not same(run(5, 'a', .5, resume='changed'), run(5, 'c'))
 
 def test_changed_alignment_keeps_its_place(train, short):
     "From anywhere to the starts of documents and back: the share of the epoch stays what it was"

@@ -29,6 +29,7 @@ _TEXTS = ('sample_prompt',)
 # %% ../../nbs/engine/checks.ipynb #fa67842a
 def _positive(v): return is_real(v) and v > 0
 def _not_negative(v): return is_real(v) and v >= 0
+def _share(v): return is_real(v) and 0 <= v < 1
 
 def _number_rules():
     "(name, rule in words, test, may it be None?) for each number"
@@ -38,6 +39,7 @@ def _number_rules():
         yield n, f'a whole number, at least {low}', partial(is_whole, low=low), True
     yield 'learning_rate', 'a number above 0; 3e-4 is the usual choice', _positive, False
     yield 'weight_decay', 'a number, 0 or more', _not_negative, False
+    for n in ('beta2', 'momentum'): yield n, 'a number, 0 or more and below 1', _share, False
     yield 'min_lr', 'a number, 0 or more', _not_negative, True
     for n in ('epochs', 'max_minutes', 'grad_clip'): yield n, 'a number above 0', _positive, True
 

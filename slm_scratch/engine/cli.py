@@ -84,6 +84,8 @@ TRAINING = dict( # what differs from `train`
     batch_size=dict(default=8),
     optimizer=dict(default='muon'),
     schedule=dict(default='wsd'),
+    beta2=dict(default=.99),
+    momentum=dict(default=.9),
     learning_rate=dict(default=None, help='the highest rate [0.006 with muon, 0.001 with adamw]'),
     max_steps=dict(name='steps', help='optimizer steps [no limit]'),
     max_minutes=dict(name='minutes', help='time limit [5, if neither steps nor epochs are given]'),

@@ -101,25 +101,26 @@ def step(self:Muon) -> None:
 def fused_adamw(
     groups, # of parameters
     lr:float, # learning rate
+    beta2:float=.95, # how slowly the average of squared gradients forgets; .95 as for GPT-3
 ):
-    "PyTorch's AdamW with GPT-3's betas, all parameters in one fused kernel if there is one"
-    kw = dict(lr=lr, betas=(.9, .95), eps=1e-8)
+    "PyTorch's AdamW, all parameters in one fused kernel if there is one"
+    kw = dict(lr=lr, betas=(.9, beta2), eps=1e-8)
     try: return torch.optim.AdamW(groups, fused=True, **kw)
     except RuntimeError: return torch.optim.AdamW(groups, **kw)
 
 # %% ../../nbs/engine/optim.ipynb #ac2b87d9
-def _adamw_for_all(model, learning_rate, weight_decay, muon):
+def _adamw_for_all(model, learning_rate, weight_decay, beta2, momentum, muon):
     "AdamW for every parameter"
-    return [fused_adamw(parameter_groups(model, weight_decay), learning_rate)]
+    return [fused_adamw(parameter_groups(model, weight_decay), learning_rate, beta2)]
 
-def _muon_and_adamw(model, learning_rate, weight_decay, muon):
+def _muon_and_adamw(model, learning_rate, weight_decay, beta2, momentum, muon):
     "Muon for the matrices inside blocks, AdamW for everything else"
     inner = [(n, p) for n, p in model.blocks.named_parameters() if p.dim() == 2 and p.requires_grad]
     qkv, others = ([p for n, p in inner if n.endswith('qkv.weight') == b] for b in (True, False))
     groups = [dict(params=qkv, n_fused=3), dict(params=others)]
-    first = muon(groups, learning_rate, weight_decay=weight_decay)
+    first = muon(groups, learning_rate, momentum, weight_decay)
     rest = parameter_groups(model, weight_decay, skip=[p for _, p in inner])
-    return [first, fused_adamw(rest, learning_rate)]
+    return [first, fused_adamw(rest, learning_rate, beta2)]
 
 OPTIMIZERS = dict(adamw=_adamw_for_all, muon=_muon_and_adamw) # name → what makes them
 
@@ -129,7 +130,10 @@ def make_optimizers(
     optimizer:str='adamw', # a name in `OPTIMIZERS`
     learning_rate:float=3e-4, # the highest rate
     weight_decay:float=.1, # for matrices
+    beta2:float=.95, # AdamW's: how slowly its average of squared gradients forgets
+    momentum:float=.95, # Muon's: how slowly its average gradient forgets
     muon=Muon, # its class
 ) -> list: # optimizers that together own every parameter once
     "Whatever `optimizer` stands for, made for all parameters that are not frozen"
-    return OPTIMIZERS[optimizer](model, learning_rate, weight_decay, muon)
+    make = OPTIMIZERS[optimizer]
+    return make(model, learning_rate, weight_decay, beta2, momentum, muon)

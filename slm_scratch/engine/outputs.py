@@ -17,7 +17,7 @@ from .token_file import is_token_file
 from .inputs import RECORD, TOKEN_FILES
 
 # %% ../../nbs/engine/outputs.ipynb #5a5c7df6
-FORMAT = 4 # of checkpoints
+FORMAT = 5 # of checkpoints
 CHECKPOINT_KEYS = set('format step elapsed best evaluated sums run_config device precision history '
                       'slm_scratch model optimizers scaler'.split())
 RECORD_HEAD = b'{"format": "slm-scratch '         # how the record beside prepared tokens begins

@@ -195,7 +195,7 @@ def run_arguments(
 ) -> dict: # plain values
     "The options that must be the same for a run to be the same run; its length may change"
     names = ('batch_size', 'learning_rate', 'warmup_steps', 'weight_decay', 'grad_clip',
-             'optimizer', 'schedule', 'seed', 'aligned')
+             'optimizer', 'beta2', 'momentum', 'schedule', 'seed', 'aligned')
     same = {n: getattr(config, n) for n in names}
     return same | dict(grad_accum=config.grad_accum*world, min_lr=config.lowest_rate,
                        block_size=block_size)

@@ -61,7 +61,7 @@ def set_up(self:TrainerBase,
     self.model = self.placed.model
     self.plan = DevicePlan(self.device, group.broadcast(choose_precision(self.device, c.precision)))
     muon = ShardedMuon if c.shard else Muon
-    rates = c.learning_rate, c.weight_decay
+    rates = c.learning_rate, c.weight_decay, c.beta2, c.momentum
     self.optimizers = make_optimizers(self.model, c.optimizer, *rates, muon)
     self.net = self.placed.network(c.compile)
     self.history = History()
