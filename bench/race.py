@@ -72,7 +72,7 @@ def ours(texts, seconds, seed, **changes):
     def bits(documents):
         e = evaluate(model, documents)
         return e.bits_per_byte*e.n_bytes
-    bits.tokens = history[-1]['tokens']
+    bits.tokens, bits.train_loss = history[-1]['tokens'], history[-1]['loss']
     return bits
 
 def modern(texts, seconds, seed):
@@ -198,7 +198,8 @@ def run(a, recipe):
     took = time.perf_counter() - began
     n_bytes = sum(len(t.encode('utf-8')) for t in held_out)
     print(json.dumps(dict(took=took, bits_per_byte=bits(held_out)/n_bytes,
-                          tokens=getattr(bits, 'tokens', None))))
+                          tokens=getattr(bits, 'tokens', None),
+                          train_loss=getattr(bits, 'train_loss', None))))
 
 def start(a, name, seconds, seed, script=__file__, *more):
     "One run, in a process of its own: what it printed, or None"
