@@ -146,8 +146,7 @@ CHANGES = { # of that, each alone; in the store their names begin with `winner: 
 }
 AROUND = {f'winner: {name}': (WINNER[0] | model, WINNER[1] | training, *more)
           for name, (model, training, *more) in CHANGES.items()}
-TUNED = { # of that; each row keeps what the rows above it changed
-    'tuned: AdamW remembers longer': (WINNER[0], WINNER[1] | dict(beta2=.99)),
+TUNED = { # of that with beta2 0.99; each row keeps what the rows above it changed
     'tuned: Muon forgets faster': (WINNER[0], WINNER[1] | dict(beta2=.99, momentum=.9)),
     'tuned: width 96, rate 0.012': (NARROW, SHORT[1] | OPTIMIZERS),
 }
