@@ -51,6 +51,12 @@ def empty(tmp_path):
     d.mkdir()
     return d
 
+@pytest.fixture(autouse=True)
+def seeded():
+    "Numbers drawn by chance are the same in each run of a test"
+    import torch
+    torch.manual_seed(0)
+
 @pytest.fixture(scope='module')
 def single_thread():
     "Torch uses one thread: sums come out the same only in the same order"

@@ -177,6 +177,29 @@ def test_cells_are_plain(nb):
 
 machine = re.compile(r'/(?:work|root|home|Users|tmp|opt|var/folders)/|site-packages|[A-Z]:\\\\')
 
+drawn = re.compile(r'\btorch\.(randn?|randint|randperm|normal|multinomial|randn?_like|bernoulli)\('
+                   r'|\.(normal|uniform|random|bernoulli)_\(')
+
+def unseeded(cells_):
+    "Lines that draw from torch's generator before any cell has seeded it"
+    bad = []
+    for src in cells_:
+        for line in src.splitlines():
+            if 'manual_seed(' in line and 'Generator()' not in line: return bad
+            if drawn.search(line) and 'generator=' not in line: bad.append(line)
+    return bad
+
+def test_unseeded_numbers_are_seen():
+    draws = 'g = torch.Generator().manual_seed(0)', 'x = torch.randn(3)', 'x.normal_()'
+    assert unseeded(draws) == [*draws[1:]]
+    assert not unseeded(['torch.rand(3, generator=g)', 'torch.manual_seed(0)\nx = torch.rand(3)'])
+
+@pytest.mark.parametrize('nb', nbs, ids=nb_name)
+def test_tests_are_seeded(nb):
+    "A test of random numbers that fails once in three hundred runs stops a reader's notebook"
+    tests = [source(c) for c in cells(nb, 'code') if not {'export', 'exports'} & {*directives(c)}]
+    assert unseeded(tests) == []
+
 @pytest.mark.parametrize('nb', nbs, ids=nb_name)
 def test_outputs(nb):
     """A notebook holds its outputs: text and pictures, no error, no warning, no path of the machine
