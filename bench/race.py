@@ -168,7 +168,7 @@ def nanogpt(texts, seconds, seed):
     return bits
 
 RECIPES = {'counting': counting, 'ours': ours, 'ours, modern': modern,
-           'ours, for the time': for_the_time, 'with counts': with_counts, 'nanoGPT': nanogpt}
+           'ours, for the time': for_the_time, 'ours, with counts': with_counts, 'nanoGPT': nanogpt}
 
 def find_recipe(name):
     "A function of this file by its name in the table, or FILE.py:FUNCTION"

@@ -16,11 +16,12 @@ from slm_scratch.engine.tales import score_stories, tales
 from slm_scratch.model import SmallLanguageModel
 from slm_scratch.train import LanguageModelTrainer
 
-# wider than the demo's, windows from anywhere in the stream, and a rate that falls to 0
+# wider than the demo's, windows from anywhere in the stream, a rate that falls to 0, and optimizers
+# that remember as is usual
 shape = dict(d_model=128, n_heads=4, max_seq_len=512)
 training = DEMO_TRAINING | dict(
-    batch_size=4, block_size=512, aligned=False, min_lr=0., warmup_steps=50, eval_every=1000,
-    sample_every=500, checkpoint_every=500)
+    batch_size=4, block_size=512, aligned=False, min_lr=0., warmup_steps=50, beta2=.95,
+    momentum=.95, eval_every=1000, sample_every=500, checkpoint_every=500)
 temperature = .5
 
 def train(steps, seed, n_tales, out):

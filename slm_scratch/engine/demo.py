@@ -30,8 +30,8 @@ DEMO_CONFIG = replace(
     SMALL_MODEL, d_model=96, n_heads=3, n_layers=2, max_seq_len=296, mimetic_init=.5)
 DEMO_TRAINING = dict(
     batch_size=12, block_size=DEMO_CONFIG.max_seq_len, aligned=True, learning_rate=7e-3,
-    min_lr=1e-4, warmup_steps=20, optimizer='muon', schedule='wsd', eval_every=200,
-    eval_tokens=16_384, sample_every=200)
+    min_lr=1e-4, warmup_steps=20, optimizer='muon', beta2=.99, momentum=.9,
+    schedule='wsd', eval_every=200, eval_tokens=16_384, sample_every=200)
 
 # %% ../../nbs/engine/demo.ipynb #e96ea24b
 def demo_model(

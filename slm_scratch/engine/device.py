@@ -70,7 +70,7 @@ def choose_precision(
     if cc >= (7, 0):
         return Precision(*fp16, f'{name} has {version}: fast fp16, but bf16 only by slow emulation')
     if d['type'] == 'cuda':
-        return Precision(*fp32, f'{name} has {version}: no fast half precision before 7.0')
+        return Precision(*fp32, f'{name} has {version}: no tensor cores before 7.0')
     fast = f'{d["bf16"]:.1f} times as fast (measured)'
     if d['bf16'] > 1.1: return Precision(*bf16, f'{name}: its bf16 products are {fast}')
     if d['bf16']: return Precision(*fp32, f'{name}: but its bf16 products are only {fast}')

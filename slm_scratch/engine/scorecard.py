@@ -156,7 +156,7 @@ def _beside_counting(card):
     if bpb >= card.counting['uniform']:
         return 'It has learned nothing yet: to guess all tokens alike would do as well.'
     if bpb > grams[best] + noise:
-        passed = [k for k in grams if bpb < grams[k]]
+        passed = [k for k in grams if k < best and bpb < grams[k]] # by shorter tables
         so_far = f'It has passed the {passed[-1]}, but not' if passed else 'It has not passed'
         return (f'{so_far} the {best}, a table of counts ({grams[best]:.3f}): train longer, '
                 'at a higher learning rate, or on more text.')
