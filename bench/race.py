@@ -5,7 +5,7 @@ bits per byte on text that it has not seen.
     python bench/race.py TEXT.txt --seconds 30 240 --only counting ours 'ours, modern'
     python bench/race.py TEXT.txt --nanogpt CHECKOUT    # karpathy/nanoGPT beside it
     python bench/race.py TEXT.txt --recipe mine.py:race # a recipe of yours
-    python bench/race.py TEXT.txt --store board.json    # and keep the results
+    python bench/race.py TEXT.txt --store board.json    # keep the runs; none is run twice
 
 The protocol: the last twentieth of the documents is held out; all of it is scored, with the model
 as it is at the end. Each run is a process of its own, one after another. The clock starts when a
@@ -79,6 +79,12 @@ def modern(texts, seconds, seed):
     "The same with the modern block"
     from slm_scratch.engine.modern import MODERN
     return ours(texts, seconds, seed, **MODERN | dict(mimetic_init=0.))
+
+def classic(texts, seconds, seed):
+    "GPT-2's block with AdamW and a cosine: the first row of `ablation.py`"
+    training = dict(optimizer='adamw', learning_rate=1e-3, schedule='cosine', batch_size=4,
+                    beta2=.95)
+    return ours(texts, seconds, seed, positions='learned', mimetic_init=0., training=training)
 
 def winner(seconds):
     """What won `ablation.py` for so much time: changes of what `slm-train` does. A table of values
@@ -167,7 +173,7 @@ def nanogpt(texts, seconds, seed):
         return total/math.log(2)
     return bits
 
-RECIPES = {'counting': counting, 'ours': ours, 'ours, modern': modern,
+RECIPES = {'counting': counting, "GPT-2's block": classic, 'ours': ours, 'ours, modern': modern,
            'ours, for the time': for_the_time, 'ours, with counts': with_counts, 'nanoGPT': nanogpt}
 
 def find_recipe(name):
@@ -221,15 +227,18 @@ def parse_arguments():
     ap.add_argument('--only', nargs='*', help=f'of {", ".join(RECIPES)}')
     ap.add_argument('--nanogpt', help='a checkout of karpathy/nanoGPT')
     ap.add_argument('--recipe', action='append', default=[], help='FILE.py:FUNCTION')
-    ap.add_argument('--store', type=Path, help='a file to which each run is added')
+    ap.add_argument('--store', type=Path, help='a board: gets each run; none is run twice')
     ap.add_argument('--run', help=argparse.SUPPRESS)
     ap.add_argument('--seed', type=int, default=0, help=argparse.SUPPRESS)
     return ap.parse_args()
 
+def read_board(path):
+    "The runs of a board; none if there is no such file"
+    return json.loads(path.read_text(encoding='utf-8')) if path and path.exists() else []
+
 def keep(path, run):
     "Add a run to the board"
-    board = json.loads(path.read_text(encoding='utf-8')) if path.exists() else []
-    path.write_text(json.dumps([*board, run], indent=1) + '\n', encoding='utf-8')
+    path.write_text(json.dumps([*read_board(path), run], indent=1) + '\n', encoding='utf-8')
 
 def main():
     a = parse_arguments()
@@ -245,9 +254,13 @@ def main():
         for name in [*names, *a.recipe]:
             runs = []
             for seed in range(1 if name == 'counting' else a.seeds):
+                this = about | dict(recipe=name, seconds=seconds, seed=seed)
+                if known := [r for r in read_board(a.store) if this.items() <= r.items()]:
+                    runs.append(known[0])
+                    continue
                 if not (r := start(a, name, seconds, seed)): continue
                 runs.append(r)
-                if a.store: keep(a.store, about | dict(recipe=name, seconds=seconds, seed=seed) | r)
+                if a.store: keep(a.store, this | r)
             if not runs: continue
             found, slow = [r['bits_per_byte'] for r in runs], max(r['took'] for r in runs)
             late = f'   took {slow:.0f} s' if slow > 1.05*seconds + 1 else ''

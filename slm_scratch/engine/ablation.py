@@ -90,10 +90,16 @@ def load_race(
             for m in dict.fromkeys(r['machine'] for r in board)}
 
 # %% ../../nbs/engine/ablation.ipynb #62b5b509
-def _cell(bits, average, change):
+def _spread(bits, short):
+    "How far the runs of a row are apart"
+    if len(bits) < 2: return ''
+    return f'±{(max(bits) - min(bits))/2:.3f}' if short else f'({min(bits):.3f} … {max(bits):.3f})'
+
+def _cell(bits, base, change):
     "What stands in a table for the runs of a row"
-    spread = f'({min(bits):.3f} … {max(bits):.3f})' if len(bits) > 1 else ''
-    return f'{average(bits):.3f} {spread:15} {change}' if bits else ''
+    if not bits: return ''
+    if base: return f'{mean(bits):.3f} {_spread(bits, True):6} {change:+.3f}'
+    return f'{median(bits):.3f} {_spread(bits, False)}'
 
 @patch
 def table(self:Results,
@@ -104,16 +110,16 @@ def table(self:Results,
     "Average, lowest and highest run of each row. ValueError for a row without any run"
     if unknown := {*rows} - {r['row'] for r in self.runs}:
         raise ValueError(f'no run of {sorted(unknown)}')
-    average, width = mean if base else median, max(map(len, rows)) + 2
-    heads = (f'{s:g} s: {average.__name__} (low … high)' + '  change'*bool(base) for s in times)
-    lines = [f'{"":{width}}{"ms  " if base else ""}' + ''.join(f'{h:34}' for h in heads)]
+    width, column = max(map(len, rows)) + 2, 23 if base else 27
+    heads = (f'{s:g} s: mean ±, change' if base else f'{s:g} s: median (low … high)' for s in times)
+    lines = [f'{"":{width}}{"ms   " if base else ""}' + ''.join(f'{h:{column}}' for h in heads)]
     for row in rows:
         ms = self.step_seconds.get(row, float('nan'))*1e3
-        line = f'{row:{width}}' + (f'{ms:<4.0f}'.replace('nan', '   ') if base else '')
+        line = f'{row:{width}}' + (f'{ms:<5.0f}'.replace('nan', '   ') if base else '')
         for s in times:
             bits = self.bits(row, s)
-            change = f'{self.change(row, s, base):+.3f}' if base and bits else ''
-            line += f'{_cell(bits, average, change):34}'
+            change = self.change(row, s, base) if base and bits else None
+            line += f'{_cell(bits, base, change):{column}}'
         lines.append(line)
     return '\n'.join(l.rstrip() for l in lines)
 
@@ -169,10 +175,9 @@ def plot_runs(self:Results,
         for y, row in enumerate(rows):
             bits = self.bits(row, s)
             ax.plot(bits, [y]*len(bits), 'o', ms=5, alpha=.7, color='C0')
-        ax.axvline(self.mean(reference, s), color='grey', ls=':', label=reference)
-        ax.set(title=f'after {s:g} seconds', xlabel='bits per byte')
+        ax.axvline(self.mean(reference, s), color='grey', ls=':')
+        ax.set(title=f'after {s:g} seconds', xlabel=f'bits per byte (dotted: {reference})')
     _name_rows(axes[0, 0], rows)
-    axes[0, 0].legend(loc='best')
     return axes[0]
 
 # %% ../../nbs/engine/ablation.ipynb #74f40ac9
@@ -188,7 +193,7 @@ def plot_changes(self:Results,
                   key=lambda r: self.change(r, times[-1], base))
     fig, ax = plt.subplots(figsize=(7, .28*len(rows) + .9))
     for i, s in enumerate(times):
-        shift, color = .3*i/len(times) - .15, f'C{i}'
+        shift, color = .3*(i - (len(times) - 1)/2)/len(times), f'C{i}'
         for y, row in enumerate(rows):
             fill = color if len(self.bits(row, s)) > 1 else 'none'
             at = self.change(row, s, base), y + shift
@@ -197,7 +202,7 @@ def plot_changes(self:Results,
     ax.axvline(0, color='grey', ls=':')
     _name_rows(ax, rows)
     ax.set(xlabel=f'bits per byte, change against “{base}” (left: better; hollow: one run)')
-    ax.legend(loc='upper right')
+    ax.legend(loc='lower left', bbox_to_anchor=(0, 1), ncols=4)
     return ax
 
 # %% ../../nbs/engine/ablation.ipynb #9c52f0c9
@@ -233,6 +238,6 @@ def plot_paired(self:Results,
     for seed in sorted({seed for row in rows for seed in self.paired(row, seconds, base)}):
         ax.plot([], [], 'oDs^'[seed % 4], color=f'C{seed}', label=f'seed {seed}')
     _name_rows(ax, [r.removeprefix(prefix) for r in rows], fontsize=8)
-    ax.set(xlabel='change in bits per byte (left: better)')
-    ax.legend(loc='upper right')
+    ax.set(xlabel='change in bits per byte (left: better; hollow: one run)')
+    ax.legend(loc='lower left', bbox_to_anchor=(0, 1), ncols=4)
     return ax
