@@ -16,8 +16,8 @@ from slm_scratch.engine.tales import score_stories, tales
 from slm_scratch.model import SmallLanguageModel
 from slm_scratch.train import LanguageModelTrainer
 
-# wider than the demo's, windows from anywhere in the stream, a rate that falls to 0, and optimizers
-# that remember as is usual
+# wider than the demo's, windows from anywhere in the stream, a rate that falls to 0, and the usual
+# averages of both optimizers
 shape = dict(d_model=128, n_heads=4, max_seq_len=512)
 training = DEMO_TRAINING | dict(
     batch_size=4, block_size=512, aligned=False, min_lr=0., warmup_steps=50, beta2=.95,
