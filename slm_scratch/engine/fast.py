@@ -145,10 +145,9 @@ class FastDecoder(Decoder):
     def forward(self,
         ids:list, # one list of T new ids
     ) -> Tensor: # logits (1, V); with `n_logits`, those of `token_ids`
-        "Run new tokens through the model: many as usual, one through the clone"
-        self.token_ids = None
-        if len(ids[0]) > 1: return super().forward(ids)
-        h = self.clone.hidden_states(torch.tensor(ids, device='cpu'), self.caches) # (1, 1, C)
+        "Run new tokens through the model, a single one through the clone; then the output layer"
+        body, ids = self.clone if len(ids[0]) == 1 else self.model, torch.tensor(ids, device='cpu')
+        h, self.token_ids = body.hidden_states(ids, self.caches)[:, -1:], None # (1, 1, C)
         if self.head is None: return self.lm_head(h)[0].float()
         best, self.token_ids = self.head(h[0, 0], self.n_logits)
         if self.cap: best = softcap(best, self.cap) # it keeps the order

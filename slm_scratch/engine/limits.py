@@ -111,7 +111,7 @@ def check_best_logits(
     best:Tensor, # the largest logit of each row (B, 1)
 ) -> None:
     "Raises ValueError if one is NaN or infinite"
-    if best.isfinite().all(): return
-    bad = best[~best.isfinite()][0].item()
-    raise ValueError(f'the best logit is {bad}, so there is nothing to choose by: the weights are '
-                     'broken (did training diverge?); load an earlier checkpoint')
+    bad = [z for z in best.flatten().tolist() if not math.isfinite(z)]
+    if not bad: return
+    raise ValueError(f'the best logit is {bad[0]}, so there is nothing to choose by: the weights '
+                     'are broken (did training diverge?); load an earlier checkpoint')
