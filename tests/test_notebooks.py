@@ -1,10 +1,11 @@
 """Every notebook runs as a reader runs it: every cell in a plain kernel, from the wheel, alone in
-an empty folder, without a network, on a machine with one thread and AVX2 at most."""
+an empty folder, without a network, on a machine with one thread and AVX2 at most. Some packages are
+as old there as we promise (`lowered`); all other tests run with what is installed."""
 import ast, os, re, sys
 from pathlib import Path
 import nbformat, pytest
 from conftest import cfg, nb_name, nbs, root, run
-from machines import by_length, run_notebook
+from machines import by_length, lowered, lowest, run_notebook
 from project import default_exp, is_lesson
 from run_nbs import execute
 
@@ -101,17 +102,20 @@ def test_the_wheel_environment_holds_nothing_else(wheel_env, empty):
 
 def test_the_imitated_machine_has_no_more(avx2_env, empty):
     """It can fail: the package is the wheel's, the developer's packages are there, no network, one
-    thread, and no vector extension beyond AVX2"""
+    thread, no vector extension beyond AVX2, and the oldest of what is `lowered`"""
     code = '''
-import importlib.util, torch, slm_scratch
+import importlib.metadata, importlib.util, torch, slm_scratch
 print(slm_scratch.__file__, torch.get_num_threads(), torch.backends.cpu.get_cpu_capability())
 names = ('transformers', 'tokenizers', 'hypothesis', 'onnx', 'gguf', 'matplotlib')
-print([n for n in names if not importlib.util.find_spec(n)])'''
-    where, missing = avx2_env('-c', code, cwd=empty).stdout.splitlines()
+print([n for n in names if not importlib.util.find_spec(n)])
+for n in %r: print(n + '==' + importlib.metadata.version(n))''' % lowered
+    where, missing, *old = avx2_env('-c', code, cwd=empty).stdout.splitlines()
     file, threads, capability = where.rsplit(' ', 2)
     assert Path(file).is_relative_to(avx2_env.site)
     assert threads == '1' and 'AVX512' not in capability
     assert missing == '[]'
+    promised = {lowest(r) for r in cfg['requirements'].split()}
+    assert all(any(o == p or o.startswith(p + '.') for p in promised) for o in old), old
     check_no_network(avx2_env)
 
 def test_machines_can_be_chosen(tmp_path):

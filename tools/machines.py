@@ -18,7 +18,8 @@ one_thread = dict(OMP_NUM_THREADS='1')
 @dataclass
 class Setting:
     "A machine to imitate: the packages it has, and what its environment variables say"
-    # dev: the developer's are visible; offline: the wheel with that extra; bare: the wheel alone
+    # dev: the developer's are visible; lowest: some of those as old as we promise them;
+    # offline: the wheel with that extra; bare: the wheel alone
     packages:str
     about:str
     env:dict = field(default_factory=dict)
@@ -110,6 +111,24 @@ def make_env(d, # the folder
     if sight: (site/'zz_in_sight.pth').write_text('\n'.join(here) + '\n', encoding='utf-8')
     return d/'bin'/'python', site
 
+def lowest(requirement):
+    "The lower bound of a requirement, exactly: torch>=2.4 -> torch==2.4"
+    r = Requirement(requirement)
+    bounds = [s.version for s in r.specifier if s.operator == '>=']
+    if len(bounds) != 1:
+        raise SystemExit(f"settings.ini: {requirement}: needs one lower bound, with '>='")
+    return f'{r.name}=={bounds[0]}'
+
+# What the developer's packages, too, can use in its oldest version. The newest Pythons have none of
+# these: there the developer's versions stay.
+lowered = 'numpy matplotlib fastcore tqdm'.split() if sys.version_info < (3, 13) else []
+
+def install_lowest(site):
+    "Put the oldest versions that we promise of what is `lowered` into the folder `site`"
+    wanted = [r for r in cfg['requirements'].split() if Requirement(r).name in lowered]
+    pip = [sys.executable, '-m', 'pip', 'install', '-q', '--no-deps', '--only-binary', ':all:']
+    if wanted: check(*pip, '--target', site, *map(lowest, wanted))
+
 # of the developer's surroundings, what could change a run
 drop = ('PYTHON', 'VIRTUAL', 'JUPYTER', 'IPY', 'TIKTOKEN', 'DATA_GYM', 'HF_', 'SLM_', 'COV', 'MPL',
         'OMP_', 'MKL_', 'ONEDNN_', 'ATEN_', 'GOMP_', 'KMP_')
@@ -122,10 +141,11 @@ def homes(d):
 class Env:
     "An environment with the wheel, a kernel and a home of its own; `packages` as in `Setting`"
     def __init__(self, d, wheel, packages='offline', **env):
-        extra = dict(dev='', offline=cfg['offline_requirements'], bare='')[packages]
+        extra = cfg['offline_requirements'] if packages == 'offline' else ''
         needs = f"{cfg['requirements']} {extra} ipykernel nbclient".split()
-        sight = packages == 'dev'
+        sight = packages in ('dev', 'lowest')
         self.python, self.site = make_env(d/'env', [] if sight else needs, sight)
+        if packages == 'lowest': install_lowest(self.site)
         pip = [sys.executable, '-m', 'pip', 'install', '-q', '--no-deps', '--no-index']
         check(*pip, '--target', self.site, wheel)
         self.home = d/'home'

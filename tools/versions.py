@@ -2,20 +2,13 @@
 import argparse, os, shutil, subprocess, sys, tempfile
 from pathlib import Path
 from packaging.requirements import Requirement
-from machines import Background, avx2, build_wheel, chosen, drop, homes, one_thread, run_notebook
+from machines import Background, avx2, build_wheel, chosen, drop, homes, lowest, one_thread
+from machines import run_notebook
 from project import cfg, root
 from setup_venv import torch_args
 
 needed_here = 'pytest nbclient ipykernel'.split() # by the tests
 pythons = dict(lowest=cfg['min_python'], newest='3.13')
-
-def lowest(requirement):
-    "The lower bound of a requirement, exactly: torch>=2.4 -> torch==2.4"
-    r = Requirement(requirement)
-    bounds = [s.version for s in r.specifier if s.operator == '>=']
-    if len(bounds) != 1:
-        raise SystemExit(f"settings.ini: {requirement}: needs one lower bound, with '>='")
-    return f'{r.name}=={bounds[0]}'
 
 def requirements(which):
     "What is installed beside the wheel: each lower bound, or the newest of each"

@@ -9,9 +9,10 @@ __all__ = ['show_shift']
 from .live import LiveFigure, draw_still
 
 # %% ../../nbs/engine/live_data.ipynb #94cb8839
-def _draw_box(ax, column, row, token, colour):
+def _draw_box(ax, column, row, token, colour, alpha=None):
     "One token on the picture"
-    box = dict(boxstyle='round', fc=colour, ec='#787c80')
+    from matplotlib.colors import to_rgba # a tuple of both needs matplotlib 3.9.1
+    box = dict(boxstyle='round', fc=to_rgba(colour, alpha), ec='#787c80')
     text = token if len(token) < 10 else token[:8] + '…'
     ax.text(column, row, text, ha='center', va='center', fontsize=8, bbox=box, parse_math=False)
 
@@ -19,8 +20,8 @@ def _draw_box(ax, column, row, token, colour):
 def _draw_window(ax, tokens, T, t):
     "The first window, at position t: what is read is blue, what is asked for orange"
     for j in range(T):
-        _draw_box(ax, j, 1, tokens[j], ('C0', .3) if j <= t else 'none')
-        _draw_box(ax, j, 0, tokens[j + 1], ('C1', .5) if j == t else 'none')
+        _draw_box(ax, j, 1, tokens[j], 'C0' if j <= t else 'none', .3)
+        _draw_box(ax, j, 0, tokens[j + 1], 'C1' if j == t else 'none', .5)
     ax.annotate('', (t, .2), (t, .8), arrowprops=dict(arrowstyle='->', color='#787c80'))
     for row, name in ((1, 'x'), (0, 'y')): ax.text(-.7, row, name, ha='right', va='center')
     ax.set(xlim=(-1, T - .4), ylim=(-.4, 1.4))

@@ -48,11 +48,11 @@ def cache_counts(
 # %% ../../nbs/engine/live_generate.ipynb #94bad743
 def _draw_cache(ax, tokens, n_prompt, n_layers, step):
     "After some steps: what was kept, and what the newest step computed"
+    from matplotlib.colors import to_rgba # a tuple of both needs matplotlib 3.9.1
     read = n_prompt + step
     for i in range(len(tokens)):
-        style = dict(fc='none') if i >= read else dict(fc=('C0', .35))
-        if i == read - 1: style = dict(fc='C2')
-        ax.bar([i]*n_layers, .9, .9, bottom=range(n_layers), ec='#787c80', **style)
+        fc = 'none' if i >= read else to_rgba('C0', .35) if i < read - 1 else 'C2'
+        ax.bar([i]*n_layers, .9, .9, bottom=range(n_layers), ec='#787c80', fc=fc)
     ax.set_xticks(range(read + 1), [t.strip() for t in tokens[:read + 1]], rotation=90)
     for label in ax.get_xticklabels(): label.set_parse_math(False)
     ax.set_yticks([i + .45 for i in range(n_layers)], [f'layer {i}' for i in range(n_layers)])
