@@ -169,6 +169,16 @@ def test_other_options_for_a_run(cli, trained, workdir):
     one_line(r, '--d_model', '--fresh')
     assert (workdir/'run'/'last.pt').read_bytes() == before
 
+def test_another_text_for_a_run(cli, trained, workdir):
+    "It is refused before a token of the run is replaced, and so is another vocabulary"
+    def contents(): return {p: p.read_bytes() for p in (workdir/'run').rglob('*') if p.is_file()}
+    line, before = ['--out_dir', 'run', '--steps', 80, *small], contents()
+    other, fewer = cli(['slm-train', 'parts', *line], ['slm-train', 'story.txt', *line,
+                                                       '--vocab', 290, '--changed'])
+    one_line(other, 'run holds another run', 'the vocabulary|the data', '--fresh')
+    one_line(fewer, 'the vocabulary is another one', '--changed accepts other options only')
+    assert contents() == before
+
 def test_full_disk(wheel_env, workdir):
     "A file that cannot be written whole: one line that says so, and no half file with a good name"
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
@@ -198,15 +208,19 @@ endless = ['train', 'story.txt', '--steps', 100000, '--eval_every', 1000000, *sm
 
 @pytest.mark.parametrize('number,code', [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_stopped_run(number, code, wheel_env, workdir):
-    "A signal finishes the step, saves, says how to go on, and that line goes on"
+    """A signal finishes the step, saves, says how to go on, and that line goes on; meanwhile no
+    other run may use the folder"""
     out_dir, log = f'stopped-{code}', workdir/f'stopped-{code}'/'history.jsonl'
-    p = start(wheel_env, workdir, *endless, '--out_dir', out_dir)
+    p = start(wheel_env, workdir, *endless, '--fresh', '--out_dir', out_dir)
     end = time.monotonic() + 300
     def begun(): return log.exists() and log.read_text(encoding='utf-8').count('\n') > 2
     while time.monotonic() < end and p.poll() is None and not begun(): time.sleep(.05)
+    second = wheel_env('-m', 'slm_scratch', *endless, '--out_dir', out_dir, cwd=workdir, ok=False)
+    one_line(second, f'--out_dir .?{out_dir}', 'another run is training there')
     returncode, said = end_of(p, number)
     assert returncode == code and 'Traceback' not in said, (returncode, said[-2000:])
     assert f'slm-train story.txt --steps 100000' in said and (workdir/out_dir/'last.pt').exists()
+    assert '--fresh' not in said.partition('To go on: ')[2]
     code = f"import torch\nprint(torch.load('{out_dir}/last.pt', weights_only=True)['step'])"
     r = wheel_env('-c', code, cwd=workdir)
     at = int(r.stdout)

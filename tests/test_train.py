@@ -197,6 +197,16 @@ def test_foreign_model_saved_by_hand(train, model, tmp_path):
     assert contents(tmp_path/'run') == before
     train(resume=False)
 
+def test_model_whose_checkpoints_were_removed(train, text, tmp_path):
+    "It is not replaced by a run that begins anew"
+    out = tmp_path/'run'
+    train(data=text)
+    for name in ('last.pt', 'best.pt'): (out/name).unlink()
+    before = contents(out)
+    with pytest.raises(ValueError, match='no checkpoint beside it'): train(data=text)
+    assert contents(out) == before
+    train(data=text, resume=False)
+
 def test_leftovers_of_killed_runs_are_removed(train, text, tmp_path):
     "Ours alone, in the run's folder and in data/"
     out = tmp_path/'run'
@@ -594,9 +604,9 @@ def test_nothing_left_is_said(train, capsys):
     on"""
     first = train()
     capsys.readouterr()
-    asked = [(dict(), 'max_steps=6'), (dict(max_steps=3), 'max_steps=3'),
-             (dict(max_steps=None, epochs=.01), 'epochs=0.01'),
-             (dict(max_steps=None, max_minutes=1e-5), 'max_minutes=1e-05')]
+    asked = [(dict(), 'no more than 6 steps'), (dict(max_steps=3), 'no more than 3 steps'),
+             (dict(max_steps=None, epochs=.01), '0.01 epochs'),
+             (dict(max_steps=None, max_minutes=1e-5), '1e-05 minutes')]
     for kw, word in asked:
         assert train(**kw) == first
         said = ''.join(capsys.readouterr())

@@ -87,7 +87,7 @@ TRAINING = dict( # what differs from `train`
     beta2=dict(default=.99),
     momentum=dict(default=.9),
     learning_rate=dict(default=None, help='the highest rate [0.006 with muon, 0.001 with adamw]'),
-    max_steps=dict(name='steps', help='optimizer steps [no limit]'),
+    max_steps=dict(name='steps', help='optimizer steps; wins over epochs [no limit]'),
     max_minutes=dict(name='minutes', help='time limit [5, if neither steps nor epochs are given]'),
     epochs=dict(help='times through the data [no limit]'),
     seed=dict(help='of weights, batches and dropout'))
@@ -106,12 +106,15 @@ def training_arguments(
     return given
 
 # %% ../../nbs/engine/cli.ipynb #93a090ff
-def resume_command() -> str: # for a shell
-    "The line that goes on with this run"
-    if int(os.environ.get('WORLD_SIZE') or 1) == 1: return shlex.join(['slm-train', *sys.argv[1:]])
+def resume_command(
+    program:str='train', # or demo
+) -> str: # for a shell
+    "The line that goes on with this run: the same one, but it doesn't start over"
+    words = [w for w in sys.argv[1:] if w != '--fresh']
+    if int(os.environ.get('WORLD_SIZE') or 1) == 1: return shlex.join([f'slm-{program}', *words])
     here = os.environ.get('LOCAL_WORLD_SIZE', os.environ['WORLD_SIZE'])
     return shlex.join(
-        ['torchrun', f'--nproc_per_node={here}', '-m', 'slm_scratch', 'train', *sys.argv[1:]])
+        ['torchrun', f'--nproc_per_node={here}', '-m', 'slm_scratch', program, *words])
 
 # %% ../../nbs/engine/cli.ipynb #55b4edf6
 @program(
@@ -163,10 +166,10 @@ def model_file(
     "The file of a model. Raises FileNotFoundError if there is none"
     path = as_path(path, 'model')
     if not path.is_dir(): return path
-    if not (path/'model.pth').is_file():
-        raise FileNotFoundError(f'the folder {path} holds no model.pth, '
-                                'which is what slm-train writes into the folder of a run')
-    return path/'model.pth'
+    if (path/'model.pth').is_file(): return path/'model.pth'
+    others = [path/n for n in ('last.pt', 'model.safetensors') if (path/n).is_file()]
+    hint = f'name {others[0]}' if others else 'slm-train writes it into the folder of a run'
+    raise FileNotFoundError(f'the folder {path} holds no model.pth; {hint}')
 
 # %% ../../nbs/engine/cli.ipynb #d15da14d
 def _newest_model():
@@ -180,7 +183,8 @@ def load_model(
     device=None, # where to put it
 ) -> SmallLanguageModel: # in evaluation mode
     "A trained model: one that is named, or the newest, or with no run here the one in the box"
-    if model is None: model = _newest_model()
+    if model is None and (model := _newest_model()):
+        print(f'slm-scratch: {model} writes, the newest model under runs/', file=sys.stderr)
     if model is None:
         print('slm-scratch: no run under runs/ yet: tales-tiny writes, the model in the box '
               '(slm-train trains one of yours)', file=sys.stderr)
@@ -284,7 +288,7 @@ class CopyReport:
            num_samples=dict(default=1, help='this many texts, one after another'),
            start=dict(help='the prompt is the middle of a text, not the start of a document'),
            seed=dict(help='same seed, same text [another one each time]'),
-           stop=dict(help='the text ends before this [at the end of a document]')),
+           stop=dict(kind=str, help='the text ends before this [at the end of a document]')),
     says={'data_path': 'copied'})
 def generate_cli(
     prompt:str, # how the text begins; '' for a text from nothing

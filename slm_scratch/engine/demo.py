@@ -6,7 +6,7 @@
 __all__ = ['DEMO_PROMPT', 'DEMO_CONFIG', 'DEMO_TRAINING', 'demo_model', 'wrap', 'demo', 'demo_cli']
 
 # %% ../../nbs/engine/demo.ipynb #017339a4
-import shlex, sys, textwrap, time
+import shlex, textwrap, time
 from dataclasses import replace
 from pathlib import Path
 import torch
@@ -22,7 +22,7 @@ from .outputs import check_run_folder
 from ..train import LanguageModelTrainer
 from .options import borrow
 from .shell import program
-from .cli import SMALL_MODEL
+from .cli import SMALL_MODEL, resume_command
 
 # %% ../../nbs/engine/demo.ipynb #91ea8094
 DEMO_PROMPT = 'A little girl went to the woods'
@@ -136,7 +136,7 @@ def demo_cli(
     **kwargs, # of `demo`
 ):
     "Train a small model on a grammar's stories, and let it tell some: a few minutes on two cores."
-    result = demo(**kwargs, resume_hint=shlex.join(['slm-demo', *sys.argv[1:]]))
+    result = demo(**kwargs, resume_hint=resume_command('demo'))
     if result.get('stopped'): return result['stopped']
     out = as_path(kwargs['out_dir'], 'out_dir')
     result['history'].plot(out/'loss.png')

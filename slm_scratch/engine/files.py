@@ -90,7 +90,8 @@ def _not_written(path, e):
     code = getattr(why, 'errno', None)
     full = code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     advice = '. Free some space or save elsewhere' if full else ''
-    return OSError(code, f'{path} was not written ({why}); an older file there is intact{advice}')
+    old = '; an older file there is intact' if os.path.exists(path) else ''
+    return OSError(code, f'{path} was not written ({why}){old}{advice}')
 
 # %% ../../nbs/engine/files.ipynb #4cf8ff4b
 @contextmanager

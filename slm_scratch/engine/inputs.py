@@ -77,7 +77,7 @@ def _no_file(path):
     if '\n' in text or len(text) > 250: hint = 'a text is given as a list: data_path=[text]'
     elif re.match(r'\w+:/', text): hint = 'an address: download it, and name the file'
     elif re.search(r'[*?\[]', text):
-        hint = 'a pattern: data_path=sorted(glob.glob(…)) gives the list of the files'
+        hint = 'a pattern: in a shell write it without quotes, in Python as sorted(glob.glob(…))'
     elif near: hint = f'did you mean {near[0]!r}?'
     else: hint = 'texts that are always there: ' + ', '.join(map(repr, CORPORA))
     return FileNotFoundError(

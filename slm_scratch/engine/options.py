@@ -49,6 +49,7 @@ def shell_help(
     "A comment in the words of a shell"
     note = ' '.join((note or '').split())
     note = re.sub(r'^[A-Z]: ', '', note) # the letter of a shape
+    note = re.sub(r'(?<=\w) or None\b', '', note)
     meaning = r' [\1]' if default is None else ''
     note = re.sub(r'; None(?:: | means )(.*)$', meaning, note)
     return re.sub(r"`([^`]*)`|'([\w-]+)'", lambda m: m[1] or m[2], note)
@@ -73,7 +74,7 @@ def borrow(
     # without the source there are no comments
     with contextlib.suppress(OSError): notes = docments(f)
     for name, p in inspect.signature(f, eval_str=True).parameters.items():
-        kind = kind_of(p)
+        kind = kwargs.get(name, {}).get('kind') or kind_of(p)
         if name in ('self', *skip) or kind is None or p.kind is p.VAR_KEYWORD: continue
         note = shell_help(notes.get(name), p.default)
         option = Option(name, kind, p.default, note, name)

@@ -70,9 +70,9 @@ def is_model(path, # a file
 # %% ../../nbs/engine/outputs.ipynb #b95ff2d2
 def is_history(path, # a file
               ) -> bool:
-    "Did a run write these rows? The last line may be cut off"
-    *lines, last = Path(path).read_bytes().split(b'\n') # `last`: nothing, or a part of a row
-    try: rows = [json.loads(line) for line in lines]
+    "Did a run write these rows? The last line may be cut off; a crash may leave blanks and zeros"
+    *lines, last = (l.strip(b'\0 \r') for l in Path(path).read_bytes().split(b'\n'))
+    try: rows = [json.loads(line) for line in lines if line]
     except ValueError: return False
     if not rows: return last.startswith(b'{"step": 0, "epoch": 0')
     ours = all(isinstance(row, dict) and HISTORY_KEYS <= set(row) for row in rows)
@@ -92,8 +92,9 @@ def is_picture(path, # a file
 
 # %% ../../nbs/engine/outputs.ipynb #a94c05b7
 _KINDS = (('(last|best|step-[0-9]+)[.]pt', is_checkpoint,
-           'not a checkpoint of LanguageModelTrainer'),
-          ('model[.]pth', is_model, 'not a file of SmallLanguageModel.save'),
+           'not a checkpoint of LanguageModelTrainer, or too damaged to tell'),
+          ('model[.]pth', is_model,
+           'not a file of SmallLanguageModel.save, or too damaged to tell'),
           ('history[.]jsonl', is_history, 'not the history of a run'),
           ('(train|valid)[.]tokens', is_token_file, 'not a token file of slm-scratch'),
           (re.escape(RECORD), is_record, 'not the record of prepared tokens'),
@@ -146,8 +147,9 @@ def has_run(folder, # of a run
 
 # %% ../../nbs/engine/outputs.ipynb #19e0202e
 def _lone_model(path):
-    "Why a model with no run beside it may not be replaced; None if there is none"
-    if path.exists(): return 'a model with no run beside it, which you may have saved yourself'
+    "Why a model with no checkpoint beside it may not be replaced; None if there is none"
+    if path.exists() and not any((path.parent/n).exists() for n in ('last.pt', 'best.pt')):
+        return 'a model with no checkpoint beside it, which you may have saved yourself'
 
 # %% ../../nbs/engine/outputs.ipynb #c4a7de29
 def _in_subfolders(folder, run, tokens, tensorboard):
@@ -174,7 +176,7 @@ def in_the_way(folder, # of a run
     paths = [folder/n for n in (*RUN_OUTPUTS, *more)]
     if keep_every: paths += step_files(folder, keep_every)
     found = {p: foreign(p, run) for p in paths}
-    if not (run or fresh): found[model] = found[model] or _lone_model(model)
+    if not fresh: found[model] = found[model] or _lone_model(model)
     found |= _in_subfolders(folder, run, tokens, tensorboard)
     return [f'{p}: {why}' for p, why in found.items() if why]
 

@@ -245,13 +245,13 @@ def nothing_left(
     out_dir, # the run's folder
 ) -> str: # one line
     "Why a run makes no step"
-    names = ('epochs' if config.max_steps is None else 'max_steps', 'max_minutes')
-    values = {n: getattr(config, n) for n in names}
-    given = [f'{n}={v:g}' for n, v in values.items() if v is not None]
-    asked = ' and '.join(given) or 'epochs=1 (the default)'
+    limits = dict(steps=config.max_steps, minutes=config.max_minutes)
+    if config.max_steps is None: limits = dict(epochs=config.epochs, minutes=config.max_minutes)
+    given = [f'{v:g} {unit}' for unit, v in limits.items() if v is not None]
+    asked = ' and '.join(given) or '1 epoch (the default)'
     return (f'nothing left to do: the run in {out_dir} has made {progress.step:,} steps '
             f'({progress.epochs:.2f} epochs, {progress.elapsed/60:.1f} minutes), '
-            f'and {asked} asks for no more; a higher number goes on')
+            f'and no more than {asked} was asked for; a higher limit goes on')
 
 # %% ../../nbs/engine/report.ipynb #10be54ba
 def resume_command(
@@ -262,6 +262,7 @@ def resume_command(
     "The call that goes on with a run"
     given = {f.name: getattr(config, f.name) for f in fields(config)
              if getattr(config, f.name) != f.default}
+    if given.get('resume') is False: del given['resume']    # that would start over again
     given['out_dir'] = str(out_dir)
     plain = (bool, int, float, str, tuple, type(None))
     words = [f'{n}={(v if isinstance(v, plain) else str(v))!r}' for n, v in given.items()]
@@ -275,11 +276,12 @@ def summary(
     progress, # a `Progress`
     stopped:str, # the signal that ended the run, or None
     resume_hint:str, # the line that resumes it
+    in_python:bool=True, # can the caller still use the model?
 ) -> str: # a line
     "What was reached, and the line that goes on"
     best = progress.best
-    if run.unsaved:
-        return f'{run.unsaved}. The weights are in memory: model.save(path) writes them elsewhere'
+    if run.unsaved: return run.unsaved + in_python*(
+        '. The weights are in memory: model.save(path) writes them elsewhere')
     if stopped:
         return f'stopped at step {progress.step}, saved in {run.out_dir}. To go on: {resume_hint}'
     reached = f'step {progress.step}'

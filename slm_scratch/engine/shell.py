@@ -75,6 +75,8 @@ def one_line(
     if points and re.search(r'(argument|problem)\(s\)', head): head = '' # only counts them
     text = ' '.join(f'{head} {"; ".join(points)}'.split())
     text = re.sub(r'(?<=must be )None or ', '', text)
+    text = re.sub(r'\bor None for ', 'or leave it out for ', text)
+    text = re.sub(r'the usual choice is (\w+)=None', r'leave \1 out for the usual choice', text)
     text = re.sub(r'(?<=; )None (?=keeps |gives |or )', 'leaving it out ', text)
     return in_shell(text, names, words)
 
@@ -93,8 +95,11 @@ def _surroundings(program): # its name
         if getattr(sys, name) is None: setattr(sys, name, open(os.devnull, 'w', encoding='utf-8'))
         stream = getattr(sys, name)
         if hasattr(stream, 'reconfigure'): stream.reconfigure(errors=errors)
+    said = set()
     def show(message, *args, **kwargs):
-        if not rank(): _complain(f'{program}: warning: {" ".join(str(message).split())}')
+        line = f'{program}: warning: {" ".join(str(message).split())}'
+        if line not in said and not rank(): _complain(line)
+        said.add(line)
     with warnings.catch_warnings():
         warnings.showwarning = show
         yield

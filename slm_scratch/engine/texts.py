@@ -185,6 +185,7 @@ def report(
         others = len(notes.structured) - 1
         more = f' ({others} more like it)' if others else ''
         said.append(f'{path} holds {kind}{more}: a model will learn its marks along with its '
-                    'words. For the words alone give a list of texts: '
-                    f'{extraction(kind, path, fields)}')
+                    'words. For the words alone give a list of texts, '
+                    f'{extraction(kind, path, fields)}, or a .jsonl file with a line '
+                    '{"text": …} for each')
     for message in said: warnings.warn(message, stacklevel=4)

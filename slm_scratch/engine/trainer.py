@@ -36,6 +36,7 @@ with warnings.catch_warnings(): # without ipywidgets there is the plain bar, and
 # %% ../../nbs/engine/trainer.ipynb #71c6de7c
 class TrainerBase:
     "What a run needs before and after its loop: set up, save, resume, end"
+    run = None # the `Run`, once it is open
 
     @property
     def step(self) -> int:
@@ -51,7 +52,7 @@ def set_up(self:TrainerBase,
     c, group = self.config, self.group
     self.verbose = c.verbose and group.is_main
     say = tqdm.write if self.verbose else lambda line: None
-    self.run = open_run(c, data_path, group, say)
+    self.run = open_run(c, data_path, self.model, group, say)
     self.out_dir = self.run.out_dir
     self.data, self.valid = read_data(data_path, self.model.tokenizer, self.out_dir/'data', group)
     limit = self.model.config.max_seq_len
@@ -105,6 +106,7 @@ def running(
             trainer.placed.gather()
             raise
         finally:
+            if trainer.run: trainer.run.release()
             trainer.model = original
             trainer.net = trainer.placed = None # they refer to the process group
 
@@ -258,7 +260,7 @@ def finish(self:TrainerBase) -> History: # of the whole run
     self.unsaved = run.unsaved
     self.history.stopped, self.history.out_dir = self.stopped, self.out_dir
     line = self.resume_hint or resume_command(self.config, self.data_path, self.out_dir)
-    run.say(summary(run, progress, self.stopped, line))
+    run.say(summary(run, progress, self.stopped, line, in_python=not self.resume_hint))
     return self.history
 
 # %% ../../nbs/engine/trainer.ipynb #d69f92da
