@@ -49,6 +49,16 @@ LADDER = { # each row keeps what the rows above it changed
     'WSD schedule': (ROTARY, dict(learning_rate=6e-3)),
     'learning rate 0.01': (ROTARY, dict(learning_rate=1e-2)),
 }
+GPT2 = LADDER["GPT-2's block, AdamW"][1] | dict(beta2=.99)
+ASIDE = { # from the ladder's first row, and from its row `WSD schedule` to what `slm-train` does
+    'AdamW beta2 0.99': (CLASSIC, GPT2),
+    'AdamW beta2 0.99, learning rate 0.002': (CLASSIC, GPT2 | dict(learning_rate=2e-3)),
+    'AdamW beta2 0.99, learning rate 0.004': (CLASSIC, GPT2 | dict(learning_rate=4e-3)),
+    'AdamW beta2 0.99, learning rate 0.008': (CLASSIC, GPT2 | dict(learning_rate=8e-3)),
+    'AdamW learning rate 0.004': (CLASSIC, GPT2 | dict(learning_rate=4e-3, beta2=.95)),
+    'WSD schedule, batch size 8': (ROTARY, dict(learning_rate=6e-3, batch_size=8)),
+    'slm-train': (ROTARY, dict(learning_rate=6e-3, batch_size=8, beta2=.99, momentum=.9)),
+}
 SINGLE = { # changes of the ladder's last row, each alone
     'mimetic initialization': (dict(mimetic_init=.5), {}),
     'windows of 128': (dict(max_seq_len=128), dict(batch_size=8, block_size=128)),
@@ -156,7 +166,7 @@ TUNED = { # of that with beta2 0.99; each row keeps what the rows above it chang
     'tuned: + width 96, learning rate 0.012': (NARROW, SHORT[1] | OPTIMIZERS),
 }
 BASE = [*LADDER][-1]
-ROWS = LADDER | {name: (LADDER[BASE][0] | model, LADDER[BASE][1] | training, *more)
+ROWS = LADDER | ASIDE | {name: (LADDER[BASE][0] | model, LADDER[BASE][1] | training, *more)
                  for name, (model, training, *more) in (SINGLE | ON_TOP | AROUND | TUNED).items()}
 
 def row(name):
@@ -285,6 +295,7 @@ def main():
         named = [first, *new] if first else new
         granted |= step_seconds(a.text, named, granted.get(first))
         save()
+    store['train_tokens'] = len(prepared(a.text, 4096)[1].tokens)
     about = dict(text=Path(a.text).name, seconds=a.seconds, machine=pace)
     here = machine_key() if a.device == 'cpu' else torch.cuda.get_device_name()
     def runs(): return [r for r in store['runs'] if about.items() <= r.items()]

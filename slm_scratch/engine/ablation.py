@@ -29,6 +29,7 @@ class Results:
     runs:tuple # of dict, with row, seconds, seed, bits_per_byte and text
     machine:str # the processor whose time was given
     step_seconds:dict = field(default_factory=dict) # row → seconds of a training step there
+    train_tokens:int = None # of the training text, if the file says so
 
     def __post_init__(self): _check_runs(self.runs)
 
@@ -74,14 +75,14 @@ def change(self:Results,
 
 # %% ../../nbs/engine/ablation.ipynb #fe16bb85
 @patch
-def paired(self:Results,
+def changes(self:Results,
     row:str, # its name
     seconds:float, # of training
     base:str, # the row to compare it with
 ) -> dict: # seed → change in bits per byte
-    "Each run minus the base's run with the same seed"
-    ours, others = self.by_seed(row, seconds), self.by_seed(base, seconds)
-    return {seed: ours[seed] - others[seed] for seed in ours if seed in others}
+    "Each run minus the mean of the base"
+    middle = self.mean(base, seconds)
+    return {seed: bits - middle for seed, bits in self.by_seed(row, seconds).items()}
 
 # %% ../../nbs/engine/ablation.ipynb #71391133
 def _stored(name, path=None):
@@ -110,7 +111,7 @@ def load_ablation(
         raise ValueError(f'{path or "ablation.json"} has times of {len(machines)} machine(s), '
                          f'{machines}: choose one with machine=')
     runs = tuple(r for r in store['runs'] if r['machine'] == chosen[0])
-    return Results(runs, chosen[0], store['steps'][chosen[0]])
+    return Results(runs, chosen[0], store['steps'][chosen[0]], store.get('train_tokens'))
 
 # %% ../../nbs/engine/ablation.ipynb #105d71fd
 def _spread(bits, short):
@@ -246,19 +247,19 @@ def plot_changes(self:Results,
 
 # %% ../../nbs/engine/ablation.ipynb #ff03c41a
 @patch
-def plot_paired(self:Results,
-    rows, # their names, each with a run that has a seed of the base
+def plot_seeds(self:Results,
+    rows, # their names; each was run
     seconds:float, # of training
     base:str, # the row to compare them with
     prefix:str='', # of the names, not shown
 ): # axes
-    "The change of each run, the best mean first"
+    "The change of each run, the best mean first; a band shows the base's own runs"
     import matplotlib.pyplot as plt
-    changes = {row: self.paired(row, seconds, base) for row in rows}
+    changes = {row: self.changes(row, seconds, base) for row in rows}
     rows = sorted(rows, key=lambda row: fmean(changes[row].values()))
-    ax = plt.subplots(figsize=(7, .21*len(rows) + .8))[1]
-    own, middle = self.bits(base, seconds), self.mean(base, seconds)
-    ax.axvspan(min(own) - middle, max(own) - middle, color='grey', alpha=.2, lw=0)
+    ax = plt.subplots(figsize=(7, .24*len(rows) + .8))[1]
+    own = self.changes(base, seconds, base).values()
+    ax.axvspan(min(own), max(own), color='grey', alpha=.2, lw=0)
     for y, row in enumerate(rows):
         for seed, x in changes[row].items(): _mark(ax, x, y, seed, len(changes[row]))
     kinds = {seed: f'seed {seed}' for seed in sorted({s for c in changes.values() for s in c})}
