@@ -21,6 +21,7 @@ from .corpus import vocabulary_texts
 from ..model import PRESETS, ModelConfig, SmallLanguageModel
 from .huggingface import BUNDLED
 from .kernels import new_choices
+from .sizes import explain_oom
 from .device import choose_device
 from .evaluate import evaluate
 from .scorecard import decode_documents, scorecard
@@ -149,7 +150,9 @@ def _train(data, vocab, config, arguments):
     if rank(): sys.stdout = open(os.devnull, 'w', encoding='utf-8')
     tok = choose_vocabulary(data, vocab)
     torch.manual_seed(arguments['seed'])
-    model = SmallLanguageModel(replace(config, vocab_size=tok.vocab_size), tok)
+    config = replace(config, vocab_size=tok.vocab_size)
+    with explain_oom(config, arguments['batch_size'], config.max_seq_len):
+        model = SmallLanguageModel(config, tok)
     trainer = LanguageModelTrainer(model)
     trainer.resume_hint = resume_command()
     history = trainer.train(data, **arguments)
@@ -210,6 +213,7 @@ def _as_json(e, **more):
     finite = {n: v if v is None or math.isfinite(v) else None for n, v in asdict(e).items()}
     return json.dumps(finite | more)
 
+# %% ../../nbs/engine/cli.ipynb #45cb614e
 def _print_card(net, data, whole, samples, max_documents, block_size):
     "What `slm-eval --card` prints"
     if whole: raise OptionError('whole', True, 'leave it out: a card holds the part that training '

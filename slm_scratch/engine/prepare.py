@@ -104,11 +104,13 @@ def _check_tokens(path, record):
     if record.get('tokens', {}).get(path.name) != _stamp(path): return verify_tokens(path)
     with open(path, 'rb') as f: return read_header(f, path)
 
+# %% ../../nbs/engine/prepare.ipynb #287c15c4
 def _cache_key(source, tokenizer, fraction, seed, record):
     "What tells these tokens from others, and the stamps of the text files"
     text, stamps = source.fingerprint(record.get('sources'))
     return fingerprint_of(MAGIC, text, tokenizer.fingerprint, fraction, seed), stamps
 
+# %% ../../nbs/engine/prepare.ipynb #99d87ee2
 def _is_current(folder, record, key):
     "Do both token files hold what the cache key stands for, undamaged?"
     try: return all(_check_tokens(folder/name, record).get('key') == key for name in TOKEN_FILES)
@@ -234,6 +236,7 @@ def _stored_key(path):
         with open(path, 'rb') as f: return read_header(f, path).get('key')
     except (OSError, ValueError): return None
 
+# %% ../../nbs/engine/prepare.ipynb #e5b82d0e
 def replaces_tokens(
     data_path, # as for `prepare`
     tokenizer, # the `Tokenizer`

@@ -67,6 +67,7 @@ class Run:
         self.is_main = is_main
         self.say = say
         self.held = None # the open folder, while it is locked
+        self.made = [] # folders that were made for the lock
         self.unsaved = None # why the last checkpoint could not be written
         self.no_model = None # why there is no model.pth
 
@@ -90,6 +91,7 @@ def lock(self:Run
 ): # str; None: the folder is ours until `release`
     "Why the folder can't be had: another run is at work there"
     if not self.is_main or fcntl is None: return None
+    self.made = [p for p in (self.out_dir, *self.out_dir.parents) if not p.exists()]
     self.out_dir.mkdir(parents=True, exist_ok=True)
     self.held = os.open(self.out_dir, os.O_RDONLY)
     try: fcntl.flock(self.held, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -99,13 +101,15 @@ def lock(self:Run
                 'its end, or choose another out_dir')
     except OSError: pass # a disk without locks
 
+# %% ../../nbs/engine/run.ipynb #0c8227e4
 @patch
 def release(self:Run) -> None:
-    "Unlock the folder; remove it if it is empty"
+    "Unlock the folder; remove what was made for the lock, if it is empty"
     if self.held is None: return
     os.close(self.held)
     self.held = None
-    with suppress(OSError): self.out_dir.rmdir()
+    for path in self.made:
+        with suppress(OSError): path.rmdir()
 
 # %% ../../nbs/engine/run.ipynb #365b6327
 @patch
@@ -223,6 +227,7 @@ def best(self:Run) -> tuple: # weights and None; or no weights, and why the file
     try: return safe_load(self.out_dir/'best.pt')['model'], None
     except (ValueError, OSError) as e: return {}, str(e)
 
+# %% ../../nbs/engine/run.ipynb #be598680
 @patch
 def repair_model(self:Run,
     model, # the best one
@@ -303,6 +308,7 @@ def _another_run(out_dir, hard, soft=(), resume=True):
         ways.append('. (grad_accum is that of all processes together)')
     return '\n- '.join([f'{out_dir} holds another run:', *hard, *soft]) + '\n' + ''.join(ways)
 
+# %% ../../nbs/engine/run.ipynb #2c123600
 def check_same_run(
     out_dir, # the folder of the run
     old:dict, # its config
@@ -336,6 +342,7 @@ def remove(self:Run,
     for path in [self.out_dir/n for n in names if self.is_main]:
         if foreign(path) is None: path.unlink(missing_ok=True)
 
+# %% ../../nbs/engine/run.ipynb #5f27a140
 @patch
 def sweep(self:Run) -> None:
     "Remove the unfinished files that a killed run left under their temporary names"
