@@ -93,8 +93,9 @@ def lock(self:Run
     if not self.is_main or fcntl is None: return None
     self.made = [p for p in (self.out_dir, *self.out_dir.parents) if not p.exists()]
     self.out_dir.mkdir(parents=True, exist_ok=True)
-    self.held = os.open(self.out_dir, os.O_RDONLY)
-    try: fcntl.flock(self.held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+        self.held = os.open(self.out_dir, os.O_RDONLY)
+        fcntl.flock(self.held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         self.release()
         return (f'out_dir={str(self.out_dir)!r}: another run is training there just now; wait for '
@@ -122,10 +123,12 @@ def data_problem(self:Run,
     folder = self.out_dir/'data'
     if not self.is_main or resume is False or is_token_pair(data_path): return None
     try:
-        if not replaces_tokens(data_path, model.tokenizer, folder): return None
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            if not replaces_tokens(data_path, model.tokenizer, folder): return None
         state, _ = read_run(self.out_dir)
         kept = [TokenDataset.load(folder/name, None).fingerprint for name in TOKEN_FILES]
-    except (ValueError, OSError): return None # said by whoever reads it next
+    except Exception: return None # whatever it is, whoever reads the data next will say it
     if state is None or state['run_config']['data'] != kept: return None
     same = state['run_config']['vocabulary'] == model.tokenizer.fingerprint
     return _another_run(self.out_dir, [OTHER_DATA if same else OTHER_VOCABULARY], (), resume)
