@@ -604,7 +604,7 @@ def test_nothing_left_is_said(train, capsys):
     on"""
     first = train()
     capsys.readouterr()
-    asked = [(dict(), 'no more than 6 steps'), (dict(max_steps=3), 'no more than 3 steps'),
+    asked = [(dict(), 'the limit is 6 steps'), (dict(max_steps=3), 'the limit is 3 steps'),
              (dict(max_steps=None, epochs=.01), '0.01 epochs'),
              (dict(max_steps=None, max_minutes=1e-5), '1e-05 minutes')]
     for kw, word in asked:

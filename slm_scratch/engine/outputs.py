@@ -186,8 +186,8 @@ def check_run_folder(folder, # of a run
                     ) -> None:
     "Raise one ValueError that names every file of others under the names that a run writes"
     if found := in_the_way(folder, **kwargs):
-        raise ValueError(f'out_dir={str(folder)!r} holds what slm-scratch did not write, '
-                         'under names that this run would use:\n'
+        raise ValueError(f'out_dir={str(folder)!r} holds what slm-scratch did not write, or your '
+                         'only copy of a model, under names that this run would use:\n'
                          + '\n'.join(f'- {line}' for line in found)
                          + '\nChoose another out_dir, or move these files elsewhere')
 

@@ -251,7 +251,7 @@ def nothing_left(
     asked = ' and '.join(given) or '1 epoch (the default)'
     return (f'nothing left to do: the run in {out_dir} has made {progress.step:,} steps '
             f'({progress.epochs:.2f} epochs, {progress.elapsed/60:.1f} minutes), '
-            f'and no more than {asked} was asked for; a higher limit goes on')
+            f'and the limit is {asked}; a higher one goes on')
 
 # %% ../../nbs/engine/report.ipynb #10be54ba
 def resume_command(

@@ -273,7 +273,8 @@ def run_config(
                 arguments=arguments)
 
 # %% ../../nbs/engine/run.ipynb #83977b87
-OTHER_VOCABULARY = 'the vocabulary is another one, and so the tokens are others'
+OTHER_VOCABULARY = ('the vocabulary is another one (perhaps learned from another text), '
+                    'and so the tokens are others')
 OTHER_DATA = 'the data are others, or were changed'
 
 def _fixed_differences(old, new):
