@@ -119,8 +119,8 @@ def lowest(requirement):
         raise SystemExit(f"settings.ini: {requirement}: needs one lower bound, with '>='")
     return f'{r.name}=={bounds[0]}'
 
-# What the developer's packages, too, can use in its oldest version. The newest Pythons have none of
-# these: there the developer's versions stay.
+# Requirements whose oldest version also suits the developer's packages. It does not exist for the
+# newest Pythons: there the developer's versions are used.
 lowered = 'numpy matplotlib fastcore tqdm'.split() if sys.version_info < (3, 13) else []
 
 def install_lowest(site):

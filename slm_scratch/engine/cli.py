@@ -187,7 +187,7 @@ def load_model(
 ) -> SmallLanguageModel: # in evaluation mode
     "A trained model: one that is named, or the newest, or with no run here the one in the box"
     if model is None and (model := _newest_model()):
-        print(f'slm-scratch: {model} writes, the newest model under runs/', file=sys.stderr)
+        print(f'slm-scratch: using {model}, the newest under runs/', file=sys.stderr)
     if model is None:
         print('slm-scratch: no run under runs/ yet: tales-tiny writes, the model in the box '
               '(slm-train trains one of yours)', file=sys.stderr)

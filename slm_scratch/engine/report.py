@@ -280,8 +280,9 @@ def summary(
 ) -> str: # a line
     "What was reached, and the line that goes on"
     best = progress.best
-    if run.unsaved: return run.unsaved + in_python*(
-        '. The weights are in memory: model.save(path) writes them elsewhere')
+    if run.unsaved and in_python:
+        return f'{run.unsaved}. The weights are in memory: model.save(path) writes them elsewhere'
+    if run.unsaved: return run.unsaved
     if stopped:
         return f'stopped at step {progress.step}, saved in {run.out_dir}. To go on: {resume_hint}'
     reached = f'step {progress.step}'

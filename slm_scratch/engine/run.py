@@ -98,8 +98,8 @@ def lock(self:Run
         fcntl.flock(self.held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         self.release()
-        return (f'out_dir={str(self.out_dir)!r}: another run is training there just now; wait for '
-                'its end, or choose another out_dir')
+        return (f'out_dir={str(self.out_dir)!r}: another run is training there; wait until it '
+                'ends, or choose another out_dir')
     except OSError: pass # a disk without locks
 
 # %% ../../nbs/engine/run.ipynb #0c8227e4
@@ -274,7 +274,7 @@ def run_config(
 
 # %% ../../nbs/engine/run.ipynb #83977b87
 OTHER_VOCABULARY = ('the vocabulary is another one (perhaps learned from another text), '
-                    'and so the tokens are others')
+                    'so the tokens differ, too')
 OTHER_DATA = 'the data are others, or were changed'
 
 def _fixed_differences(old, new):
@@ -307,7 +307,7 @@ def _another_run(out_dir, hard, soft=(), resume=True):
     "The message that a folder holds another run, with the ways out that exist"
     ways = ['Choose another out_dir, or resume=False to start over']
     if not hard: ways.append(", or resume='changed' to go on with the new values")
-    elif resume == 'changed': ways.append("; resume='changed' accepts other options only")
+    elif resume == 'changed': ways.append("; resume='changed' can't change these")
     if any('grad_accum' in d for d in soft):
         ways.append('. (grad_accum is that of all processes together)')
     return '\n- '.join([f'{out_dir} holds another run:', *hard, *soft]) + '\n' + ''.join(ways)
@@ -397,7 +397,7 @@ def graceful_stop(
         if request.signal and number == signal.SIGINT: raise KeyboardInterrupt
         if verbose and not request.signal:
             tqdm.write(f'{signal.Signals(number).name}: finishing this step, then saving '
-                       '(Ctrl-C now would stop at once, and save nothing)')
+                       '(another Ctrl-C stops at once, without saving)')
         request.signal = request.signal or signal.Signals(number).name
     main = threading.current_thread() is threading.main_thread() # only there can handlers be set
     old = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)} if main else {}
