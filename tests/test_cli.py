@@ -237,6 +237,17 @@ def test_ctrl_c_early(seconds, wheel_env, workdir):
     code, said = end_of(p, signal.SIGINT)
     assert 'Traceback' not in said and code == 130, (code, said)
 
+def test_ctrl_c_in_exec(wheel_env, tmp_path):
+    "`python -m` ends with 130, too, if Ctrl-C came while a string ran, as when a dataclass is made"
+    code = """
+from slm_scratch.engine.shell import run_cli
+def job(): exec('raise KeyboardInterrupt')
+run_cli(job, 'slm-x')
+"""
+    (tmp_path/'interrupted.py').write_text(code, encoding='utf-8')
+    r = wheel_env('-m', 'interrupted', cwd=tmp_path, ok=False)
+    assert (r.returncode, r.stdout, r.stderr) == (130, '', 'slm-x: stopped by Ctrl-C\n')
+
 # ---- slm-generate ----
 
 def test_generate(cli, trained):

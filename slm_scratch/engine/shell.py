@@ -164,6 +164,7 @@ def run_cli(
         if stopped: code = 128 + signal.Signals[stopped]
     except KeyboardInterrupt:
         code = 130
+        exec('') # or `python -m` dies of SIGINT if Ctrl-C came within an `exec`, as dataclasses use
         if not rank(): _complain(f'{program}: stopped by Ctrl-C')
     except BrokenPipeError: code = 141
     except Exception as e: code = _report_error(e, program, names, words)
