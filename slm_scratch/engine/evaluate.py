@@ -7,7 +7,7 @@ __all__ = ['sliding_windows', 'pad_windows', 'score_documents', 'Evaluation', 'r
            'pick_documents', 'evaluate']
 
 # %% ../../nbs/engine/evaluate.ipynb #2cfaefc1
-import math, os
+import math, os, warnings
 from dataclasses import dataclass
 from typing import NamedTuple
 import numpy as np
@@ -137,6 +137,14 @@ def _whole_numbers(**limits):
         raise ValueError(f'{name}={value!r}: must be None or a whole number, at least 1')
     return limits
 
+# %% ../../nbs/engine/evaluate.ipynb #1d2fddce
+def _longest_input(block_size, max_seq_len):
+    "How long windows may be; warns if that is not what was asked for"
+    if (block_size or 0) > max_seq_len:
+        warnings.warn(f'block_size={block_size}: the model reads at most {max_seq_len} tokens '
+                      'at a time; it is given those', stacklevel=3)
+    return min(block_size or max_seq_len, max_seq_len)
+
 # %% ../../nbs/engine/evaluate.ipynb #5337be04
 def _summary(nats, documents):
     "The `Evaluation` of documents, from the nats of each"
@@ -156,12 +164,13 @@ def evaluate(
     block_size:int=None, # longest input; None: the model's `max_seq_len`
     batch_tokens:int=None, # tokens scored at once; None: as many as keep the logits below 256 MB
 ) -> Evaluation: # loss, perplexity, bits per byte and its standard error
-    "Score each document from its own start; the model's mode and the random state do not change"
+    """Score each document from its own start; the model's mode and the random state do not change.
+    Warns if `block_size` is more than the model reads"""
     limits = _whole_numbers(
         max_documents=max_documents, block_size=block_size, batch_tokens=batch_tokens)
     cfg, was_training = model.config, model.training
     documents = pick_documents(model.tokenizer, data, limits['max_documents'])
-    longest = min(limits['block_size'] or cfg.max_seq_len, cfg.max_seq_len)
+    longest = _longest_input(limits['block_size'], cfg.max_seq_len)
     at_once = limits['batch_tokens'] or max(1, min(8192, 2**26//cfg.vocab_size))
     model.eval()
     try:

@@ -43,8 +43,9 @@ def _find_texts(folder):
     found, others = [], Counter()
     for at, names in _walk(folder):
         for path in (at/name for name in names if name not in OWN_FILES):
-            if not path.is_file(): continue
-            if path.suffix.lower() == '.txt': found.append(path)
+            is_text = path.suffix.lower() == '.txt'
+            if not path.is_file(): others.update(['broken link']*(is_text and path.is_symlink()))
+            elif is_text: found.append(path)
             else: others[path.suffix or 'no ending'] += 1
     return sorted(found), others
 
