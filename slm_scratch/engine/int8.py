@@ -266,7 +266,10 @@ def _compile_exact(layer):
 def _compile_bf16(layer):
     "The scales are applied in float32: in bf16 they would be rounded, too"
     q, scale, bias = layer.weight, layer.scale, layer.bias
-    ones, shape, product = _bf16_ones(len(q)), (1, 1, len(q)), torch._weight_int8pack_mm
-    zero = torch.zeros_like(scale) if bias is None else bias
-    return lambda x: torch.addcmul(
-        zero, product(x.view(1, -1).bfloat16(), q, ones), scale).view(shape)
+    rounded = torch.empty(1, 1, q.shape[1], dtype=torch.bfloat16, device='cpu')
+    row, ones, product = rounded[0], _bf16_ones(len(q)), torch._weight_int8pack_mm
+    zero = (torch.zeros_like(scale) if bias is None else bias).view(1, 1, -1)
+    def run(x):
+        rounded.copy_(x)
+        return torch.addcmul(zero, product(row, q, ones), scale)
+    return run

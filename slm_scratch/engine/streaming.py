@@ -132,8 +132,9 @@ def unused_token_mask(
     vocab_size:int, # how many logits the model gives, V
 ) -> Tensor: # bool (V,), True where an id has no text; None if all have one
     "The ids that must never be drawn"
-    known = [*tokenizer.ranks.values(), *tokenizer.special_tokens.values()]
-    if len(known) == vocab_size: return None
+    ranks, special = tokenizer.ranks, tokenizer.special_tokens
+    if len(ranks) + len(special) == vocab_size: return None
+    known = [*ranks.values(), *special.values()]
     mask = torch.ones(vocab_size, dtype=torch.bool, device='cpu')
     mask[torch.tensor([i for i in known if i < vocab_size], dtype=torch.long, device='cpu')] = False
     return mask
