@@ -153,7 +153,7 @@ class MultiHeadAttention(nn.Module):
 # %% ../nbs/02_attention.ipynb #e9b1195f
 def rope_cos_sin(positions:Tensor, # (T,) or (B, T) int64
                  head_dim:int, # hs, even: numbers are turned in pairs
-                 base:float=10000., # the last pair turns once in about 2π·base positions
+                 base:float=10000., # the slowest pair turns once in less than 2π·base positions
                 ) -> tuple[Tensor, Tensor]: # (T, hs/2) each, or (B, 1, T, hs/2)
     "Cosine and sine of each pair's angle (Su et al. 2021, https://arxiv.org/abs/2104.09864)"
     pairs = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device) # (hs/2,)

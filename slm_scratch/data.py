@@ -139,7 +139,7 @@ def steps_per_epoch(
     batch_size:int, # B
     block_size:int, # T
 ) -> int: # steps, rounded up
-    "How many batches it takes until every token was a target"
+    "How many batches it takes, from the start of an epoch, until every token was a target"
     n_blocks = _count_blocks(data, block_size)[1]
     return -(-n_blocks//batch_size)
 

@@ -29,9 +29,9 @@ def query_problem(
     query = torch.as_tensor(query, dtype=torch.float)
     if query.shape != (3,): return 'return three numbers: creature, thing, describes.'
     fox, lantern = softmax(_KEYS @ query)[[2, 5]].tolist()
+    if fox > .5 and lantern > .25: return ''
     if fox <= lantern: return _ORDER
-    if fox + lantern <= .8: return _OTHERS
-    return '' if fox > .5 and lantern > .25 else _RATIO
+    return _OTHERS if fox + lantern <= .8 else _RATIO
 
 # %% ../../nbs/engine/answers_attention.ipynb #3852430a
 @answer('attention.my_query', cases=[()], test=query_problem, mistakes={
