@@ -42,7 +42,7 @@ def wsd_schedule(
     warmup_steps:int=0, # steps that climb to the highest rate
     decay:float=.4, # the last part of the run, that goes down
 ) -> float: # the rate of this step
-    "Warm-up, stable, then a straight line down (Hu et al., 2024)"
+    "Warm-up, stable, then down (Hu et al., 2024), here in a straight line"
     if step < warmup_steps: return learning_rate * (step + 1)/warmup_steps
     left = min(1, max(0, (1 - step/steps)/decay))
     return min_lr + (learning_rate - min_lr) * left

@@ -157,9 +157,11 @@ def _followers(ids, last, n):
     'Each id once: make a set before you sort.':
         lambda ids, n: sorted(_followers(ids, ids[len(ids) - n + 1:], n)),
     'The beginning of a phrase has n − 1 tokens, not n.':
-        lambda ids, n: sorted(set(_followers(ids, ids[-n:], n + 1)))},
+        lambda ids, n: sorted(set(_followers(ids, ids[-n:], n + 1))),
+    'The earlier phrase may overlap the last n − 1 tokens.': lambda ids, n: sorted(
+        set(_followers(ids[:len(ids) - n + 1], ids[len(ids) - n + 1:], n)))},
     cases=[([1, 2, 3, 1, 2], 3), ([1, 2, 3, 1, 4, 1], 2), ([5, 6, 5], 1), ([1, 2], 3),
-           ([7, 8, 7, 8, 7], 2)])
+           ([7, 8, 7, 8, 7], 2), ([7, 7, 7], 3)])
 def _forbidden(ids, n):
     last = ids[len(ids) - n + 1:]
     starts = range(len(ids) - n + 1)

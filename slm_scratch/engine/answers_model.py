@@ -6,7 +6,7 @@
 __all__ = ['sick_streams', 'patient_3']
 
 # %% ../../nbs/engine/answers_model.ipynb #9584644d
-import math
+import copy, math
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -107,9 +107,9 @@ answer_value('model.first_loss', math.log(50257), mistakes={
 # %% ../../nbs/engine/answers_model.ipynb #c8bcc5dd
 class _Suspect(SmallLanguageModel):
     "A small model that says what it is"
-    def __init__(self, name, n_layers=2):
+    def __init__(self, name, n_layers=2, positions='learned'):
         super().__init__(ModelConfig(vocab_size=31, d_model=24, n_heads=3, n_layers=n_layers,
-                                     max_seq_len=12))
+                                     max_seq_len=12, positions=positions))
         self.name = name
         for i, p in enumerate(self.parameters()):
             if p.dim() == 2: p.data.copy_(_normal(*p.shape, seed=i)*.3)
@@ -141,7 +141,18 @@ def _moved(model, ids, t):
     other[0, t] = (other[0, t] + 1) % model.config.vocab_size
     return (model(ids) - model(other)).abs().amax((0, 2)) > 1e-4
 
-@answer('model.moved_by', cases=lambda: [(m, ids, 5) for m, ids in _suspects()], mistakes={
+def _moved_cases():
+    "Models, texts and places; the last text begins with token 0"
+    suspects = _suspects()
+    return [(m, ids, 5) for m, ids in suspects] + [(suspects[0][0], torch.arange(8)[None], 0)]
+
+def _moved_by_zero(model, ids, t):
+    other = ids.clone()
+    other[0, t] = 0
+    return (model(ids) - model(other)).abs().amax((0, 2)) > 1e-4
+
+@answer('model.moved_by', cases=_moved_cases, mistakes={
+    'Token t must become *another* token; here it was that one already.': _moved_by_zero,
     'Nothing moves, not even position t: both calls must have got the same ids. Change a clone.':
         lambda model, ids, t: torch.zeros(ids.shape[1]) > 0,
     'Off by one: you changed the token before t.':
@@ -217,34 +228,43 @@ def _ten_million():
     return _order()
 
 # %% ../../nbs/engine/answers_model.ipynb #f956dfe5
-def _next_token_loss(model, x, ids):
-    logits = model.lm_head(model.final_norm(x))
-    return F.cross_entropy(logits[0, :-1], ids[0, 1:]).item()
+def _next_token_loss(logits, ids): return F.cross_entropy(logits[0, :-1], ids[0, 1:]).item()
 
-def _run_blocks(model, ids, keep):
-    "The stream after the blocks whose number is in `keep`"
+def _loss_of_blocks(model, ids, keep):
+    "The loss of a copy with the blocks whose number is in `keep`"
+    shorter = copy.deepcopy(model)
+    shorter.blocks = nn.ModuleList(shorter.blocks[i] for i in keep)
+    return _next_token_loss(shorter(ids), ids)
+
+def _loss_by_hand(model, ids, skip):
+    "A mistake: the blocks are called with nothing but the stream"
     x = model.hidden_states(ids, every_layer=True)[0]
-    for i in keep: x = model.blocks[i](x)
-    return x
+    for i, block in enumerate(model.blocks):
+        if i != skip: x = block(x)
+    return _next_token_loss(model.lm_head(model.final_norm(x)), ids)
 
 def _skip_cases():
-    model = _Suspect('a model of three blocks', n_layers=3)
-    return [(model, torch.tensor([[3, 1, 4, 1, 5, 9]]), skip) for skip in (1, 2, 0)]
+    learned = _Suspect('a model of three blocks', 3)
+    rotary = _Suspect('a rotary model of three blocks', 3, 'rotary')
+    ids = torch.tensor([[3, 1, 4, 1, 5, 9]])
+    return [(learned, ids, skip) for skip in (1, 2, 0)] + [(rotary, ids, 1)]
 
 # %% ../../nbs/engine/answers_model.ipynb #7866174c
 @answer('model.loss_without', cases=_skip_cases, mistakes={
     'Nothing was left out: this is the loss of the whole model.':
-        lambda model, ids, skip: _next_token_loss(model, _run_blocks(model, ids, range(3)), ids),
-    'Off by one: it leaves out the block before.': lambda model, ids, skip: _next_token_loss(
-        model, _run_blocks(model, ids, [i for i in range(3) if i != (skip - 1) % 3]), ids),
+        lambda model, ids, skip: _loss_of_blocks(model, ids, range(3)),
+    'Off by one: it leaves out the block before.': lambda model, ids, skip: _loss_of_blocks(
+        model, ids, [i for i in range(3) if i != (skip - 1) % 3]),
     'It stops at the block that should be left out: the later ones must still run.':
-        lambda model, ids, skip: _next_token_loss(
-            model, _run_blocks(model, ids, range(skip)), ids)})
+        lambda model, ids, skip: _loss_of_blocks(model, ids, range(skip)),
+    'In a rotary model a block is given `cos_sin`, too. Delete the block from a copy instead.':
+        _loss_by_hand})
 @torch.no_grad()
 def _loss_without(model, ids, skip):
     "The right answer"
-    kept = [i for i in range(len(model.blocks)) if i != skip]
-    return _next_token_loss(model, _run_blocks(model, ids, kept), ids)
+    shorter = copy.deepcopy(model)
+    del shorter.blocks[skip]
+    return _next_token_loss(shorter(ids), ids)
 
 # %% ../../nbs/engine/answers_model.ipynb #1fa54d19
 def _parallel_cases():

@@ -208,8 +208,10 @@ def _notes(cfg, block_size, widened):
     "Lines about what may surprise"
     notes = []
     if block_size < cfg.max_seq_len and cfg.positions == 'learned':
-        notes.append(f'note: positions from {block_size} on, of {cfg.max_seq_len}, '
-                     'are not trained with this block_size')
+        notes.append(f'note: block_size={block_size} trains only the first {block_size} of '
+                     f'{cfg.max_seq_len} positions, and text beyond them gets worse; '
+                     f'block_size={cfg.max_seq_len} trains them all, and a model with '
+                     f'max_seq_len={block_size} has no others')
     if widened:
         notes.append(f'note: the weights were {" and ".join(widened)}, and are float32 '
                      'from now on: steps are too small for fewer bits')

@@ -273,8 +273,8 @@ def run_config(
                 arguments=arguments)
 
 # %% ../../nbs/engine/run.ipynb #83977b87
-OTHER_VOCABULARY = ('the vocabulary is another one (perhaps learned from another text), '
-                    'so the tokens differ, too')
+OTHER_VOCABULARY = ('the vocabulary is another one (perhaps of another size, or learned '
+                    'from another text), so the tokens differ, too')
 OTHER_DATA = 'the data are others, or were changed'
 
 def _fixed_differences(old, new):
