@@ -85,9 +85,9 @@ def tf32(
 ):
     "Within, float32 products on a card of compute capability 8.0 or newer are made in TF32"
     old = torch.get_float32_matmul_precision()
-    if device.type == 'cuda' and precision != 'fp32':
-        if torch.cuda.get_device_capability(device) >= (8, 0):
-            torch.set_float32_matmul_precision('high')
+    if device.type == 'cuda':
+        allowed = precision != 'fp32' and torch.cuda.get_device_capability(device) >= (8, 0)
+        torch.set_float32_matmul_precision('high' if allowed else 'highest')
     try: yield
     finally: torch.set_float32_matmul_precision(old)
 
@@ -97,9 +97,12 @@ def choose_device(
 ) -> torch.device: # CUDA, else Apple's MPS, else CPU
     "Where to train; of several processes on a machine, each takes a card of its own"
     local = os.environ.get('LOCAL_RANK') # set by torchrun
-    if device is not None and (str(device) != 'cuda' or local is None): return torch.device(device)
-    if local is not None and torch.cuda.is_available(): return torch.device('cuda', int(local))
-    if torch.cuda.is_available(): return torch.device('cuda', torch.cuda.current_device())
+    cards = torch.cuda.is_available()
+    each_its_own = cards and local is not None
+    if device is not None and not (each_its_own and str(device) == 'cuda'):
+        return torch.device(device)
+    if each_its_own: return torch.device('cuda', int(local))
+    if cards: return torch.device('cuda', torch.cuda.current_device())
     return torch.device('mps' if torch.backends.mps.is_available() else 'cpu')
 
 # %% ../../nbs/engine/device.ipynb #9ea42a7f

@@ -24,7 +24,7 @@ SIGNATURES = { # what to do about it → (how the file begins, what it is)
         (rb'\]\0\0.{2}', 'an LZMA file'), (rb'\x04"M\x18', 'an lz4 file'),
         (rb'LZIP\x01', 'an lzip file'), (rb'\x1f[\x9d\xa0]', 'a compressed file (.Z)'),
         (rb"7z\xbc\xaf'\x1c", 'a 7-Zip archive'), (rb'Rar!\x1a\x07', 'a RAR archive'),
-        (rb'MSCF\0\0\0\0', 'a cabinet archive'), (rb'.{257}ustar', 'a tar archive')],
+        (rb'MSCF\0\0\0\0', 'a cabinet archive'), (rb'.{257}ustar(\0|  \0)', 'a tar archive')],
     SAVE: [
         (rb'(\xef\xbb\xbf)?\s{0,16}%PDF-', 'a PDF document'), (rb'\{\\rtf', 'an RTF document'),
         (rb'\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1', 'a document of an old Office program'),
@@ -185,9 +185,16 @@ def _looks_asian(text, encoding):
     return chinese or (japanese and encoding == 'gb18030')
 
 # %% ../../nbs/engine/encodings.ipynb #63036fbe
+def _is_damaged_utf8(data):
+    "Do most bytes beyond ASCII belong to characters of UTF-8?"
+    characters = re.findall(rb'[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}', data)
+    return 2*len(b''.join(characters)) > len(re.findall(rb'[\x80-\xff]', data))
+
 def _looks_right(text, encoding):
     "Does the text that `encoding` gives look like a language that is written in it?"
-    if encoding in LATIN: return any(_looks_latin(text, alphabet) for alphabet in LATIN[encoding])
+    if encoding in LATIN:
+        if _is_damaged_utf8(text.encode(encoding)): return False
+        return any(_looks_latin(text, alphabet) for alphabet in LATIN[encoding])
     return _looks_cyrillic(text) if encoding in CYRILLIC else _looks_asian(text, encoding)
 
 # %% ../../nbs/engine/encodings.ipynb #91df1c3b

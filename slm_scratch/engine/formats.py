@@ -58,8 +58,9 @@ def save_onnx(self:SmallLanguageModel, path, # such as 'model.onnx'
     # norms would mix two types, which no engine takes
     model = self if full else copy.deepcopy(self).float()
     modes = {part: part.training for part in model.modules()}
-    recording = record_onnx(model.eval())
-    for part, mode in modes.items(): part.training = mode
+    try: recording = record_onnx(model.eval())
+    finally:
+        for part, mode in modes.items(): part.training = mode
     with atomic_write(path) as f: f.write(recording)
 
 # %% ../../nbs/engine/formats.ipynb #ae03da55

@@ -96,8 +96,19 @@ def validate(self:TaleGrammar,
     for k, parts in self.facts.items():
         for name in _slots(parts) - self.facts.keys():
             yield f'the fact {k!r} asks for {{{name}}}, which is not a fact'
-        for name in set(() if cycle else self.lists(parts)) - self.rules.keys():
-            yield f'the fact {k!r} needs the list {name!r}'
+        for name in () if cycle else self.lists(parts):
+            if name not in self.rules: yield f'the fact {k!r} needs the list {name!r}'
+            else: yield from self._mixed_options(name)
+
+@patch
+def _mixed_options(self:TaleGrammar, name):
+    "What is wrong with a list that a fact is chosen from"
+    for o, text in zip(self.rules[name], self.source[name]):
+        is_list = len(o) == 1 and isinstance(o[0], Slot) and o[0].name in self.rules
+        if is_list: yield from self._mixed_options(o[0].name)
+        elif _slots(o):
+            yield (f'{name!r} holds {text!r}, but a fact is chosen from it: each of its entries '
+                   'must be plain words, or one list in braces')
 
 # %% ../../nbs/engine/grammar.ipynb #53e4ad2c
 @patch
@@ -320,7 +331,7 @@ def _propagate_fact(self:TaleGrammar, name, states):
 # %% ../../nbs/engine/grammar.ipynb #7b28afce
 @patch
 def entropy(self:TaleGrammar) -> float: # bits
-    "The exact entropy of a story"
+    "The exact entropy of a story, if no text can be written in two ways; otherwise more than it"
     costs = [self._propagate(parts, {(('plot', k),): 1.})[1] for k, parts in self.plots.items()]
     return log2(len(costs)) + sum(costs)/len(costs)
 
@@ -328,6 +339,9 @@ def entropy(self:TaleGrammar) -> float: # bits
 @patch
 def words(self:TaleGrammar) -> set: # in lower case
     "Every word that a story can hold"
-    lists = [v for k, v in self.source.items() if k not in ('plot', 'pronoun')]
+    asked = set().union(*map(_slots, [*self.plots.values(), *sum(self.rules.values(), [])]))
+    spoken, silent = set(asked), set()
+    for k, parts in self.facts.items(): (spoken if k in asked else silent).update(self.lists(parts))
+    lists = [v for k, v in self.source.items() if k in spoken or k not in silent]
     text = ' '.join(['an', *(SLOT.sub(' ', o) for options in lists for o in options)])
     return set(re.findall(r"[a-z]+(?:['-][a-z]+)*", text.lower()))

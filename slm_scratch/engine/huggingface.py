@@ -231,9 +231,9 @@ def _download(name):
     from huggingface_hub import snapshot_download
     def get(*wanted):
         return Path(snapshot_download(name, allow_patterns=list(wanted), ignore_patterns=['*/*']))
-    folder = get('*.json', 'merges.txt', 'model*.safetensors')
+    folder = get('*.json', 'merges.txt', 'vocab.bpe', 'model*.safetensors')
     if any(folder.glob('model*.safetensors')): return folder
-    return get('*.json', 'merges.txt', 'pytorch_model*.bin')
+    return get('*.json', 'merges.txt', 'vocab.bpe', 'pytorch_model*.bin')
 
 # %% ../../nbs/engine/huggingface.ipynb #1d069a6f
 def _weight_files(folder, stem, end):

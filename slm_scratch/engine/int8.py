@@ -227,6 +227,7 @@ def quantize(self:SmallLanguageModel
 ): # SmallLanguageModel: a copy in int8 that generates, saves and loads
     "A copy whose matrices take one byte a weight instead of four; it cannot be trained"
     model = copy.deepcopy(self).eval().requires_grad_(False)
+    if any(isinstance(part, Int8Linear) for part in model.modules()): return model # it is one
     for name, part in [*model.named_modules()]:
         parent, _, last = name.rpartition('.')
         if isinstance(part, nn.Linear):

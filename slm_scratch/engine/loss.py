@@ -101,7 +101,7 @@ def activation_checkpointing(
     on:bool=True, # False: do nothing
 ):
     "Within, blocks keep only their input and compute the rest again, with the same dropout"
-    blocks = list(model.blocks) if on else []
+    blocks = list(dict.fromkeys(model.blocks)) if on else [] # one may stand in two places
     own = [vars(b).get('forward') for b in blocks] # of a block that its owner patched; else None
     for b in blocks: b.forward = partial(checkpoint, b.forward, use_reentrant=False)
     try: yield
