@@ -234,7 +234,7 @@ class GenerationConfig(GenerationChecks, Sampler):
     max_length:int=None # tokens of prompt and output together
     max_new_tokens:int=None # tokens of the output; wins over `max_length`; 200 if neither is given
     stop:tuple=None # a str or several: the text ends before the one that the output completes first
-    seed:int=None # same seed, same text, alone or in a batch
+    seed:int=None # same seed, same text; in float32 alone or in a batch
     num_samples:int=None # that many texts for each prompt, seeded `seed`, `seed+1`, …
     log_probs:bool=False # give a `Generation` each: text, tokens and their log-probabilities
     start:bool=True # the prompt starts a document: end-of-text is put before it, as in training
@@ -299,6 +299,7 @@ def _prepare(model, prompts, config, options):
         raise TypeError(f'config must be a GenerationConfig, not {type(config).__name__}')
     prompt_ids = encode_prompts(model, prompts)
     longest = max(map(len, prompt_ids), default=0)
+    if 'max_length' in options: options = dict(max_new_tokens=None) | options # or the config's wins
     config = replace(config, **options, prompt_tokens=longest)
     contexts = prompt_contexts(model, prompt_ids, config.start)
     return config, make_sequences(model, prompts, prompt_ids, contexts, config)

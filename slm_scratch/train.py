@@ -164,7 +164,9 @@ def session(self:LanguageModelTrainer,
     "Within, everything is ready for `train_step`; afterwards torch is set as it was"
     limit = self.model.config.max_seq_len
     if config is None: self.config = TrainConfig(**options, max_seq_len=limit)
-    else: self.config = replace(config, **options, max_seq_len=limit)
+    else:
+        if 'epochs' in options: options = dict(max_steps=None) | options # or the config's wins
+        self.config = replace(config, **options, max_seq_len=limit)
     with running(self, data_path): yield self
 
 # %% ../nbs/04_train.ipynb #3ccb820c

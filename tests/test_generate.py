@@ -255,6 +255,8 @@ def test_config_and_options_say_the_same():
     assert m.generate('The', config=config, seed=5) == by_name(seed=5) != by_name(seed=4)
     assert ''.join(m.stream('The', config=config)) == by_name(seed=4)
     assert config == GenerationConfig(max_new_tokens=9, temperature=1., seed=4, top_k=7)
+    n = len(m.tokenizer.encode('The')) + 3 # a limit by name goes before the config's other one
+    assert m.generate('The', config=config, max_length=n) == by_name(seed=4, max_new_tokens=3)
 
 def test_options_are_the_fields_of_the_config():
     names = [f.name for f in fields(GenerationConfig)]

@@ -113,6 +113,26 @@ def test_model_without_a_tokenizer(train):
         with pytest.raises(ValueError, match='what do the 400 tokens mean'):
             train(model=small_model(None), sample_every=every)
 
+def test_tokens_of_another_vocabulary(train):
+    "A pair of sets, too, must have been made with the model's vocabulary"
+    with pytest.raises(ValueError, match='was written with the vocabulary'):
+        train(model=small_model(Tokenizer.train(TEXTS, 300).padded(400)))
+
+def test_texts_of_a_generator(tmp_path):
+    "They are read twice if the run resumes"
+    steps = []
+    for n in (2, 4):
+        trainer = LanguageModelTrainer(small_model())
+        steps.append(trainer.train((t for t in TEXTS), out_dir=tmp_path, max_steps=n, batch_size=2,
+                                   verbose=False, device='cpu')[-1]['step'])
+    assert steps == [2, 4]
+
+def test_named_limit_wins(pair, tmp_path):
+    "`epochs` by name goes before the `max_steps` of a config"
+    trainer, config = LanguageModelTrainer(small_model()), TrainConfig(max_steps=3, verbose=False)
+    with trainer.session(pair, config, epochs=2, out_dir=tmp_path, device='cpu'):
+        assert (trainer.config.epochs, trainer.config.max_steps) == (2, None)
+
 def test_a_sample_that_fails_ends_no_run(train):
     with mock.patch.object(SmallLanguageModel, 'generate', side_effect=MemoryError('too much')):
         h = train(sample_every=6)

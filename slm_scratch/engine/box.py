@@ -10,6 +10,7 @@ import json
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
+import torch
 from safetensors import SafetensorError, safe_open
 from fastcore.basics import patch
 from .files import as_path
@@ -47,6 +48,8 @@ def save_packed(self:SmallLanguageModel,
     about:dict=None, # lines of text to go with it: name → text
 ) -> None:
     "Write the model with one byte a weight. OSError, or ValueError for a model of other parts"
+    if any(t.dtype == torch.int8 for t in self.state_dict().values()):
+        raise ValueError('this model is in int8: save the model that it was made from')
     config = saved_config(self, 'model.save_packed')
     state = {n: w.detach().cpu() for n, w in unwrap_state_dict(self.state_dict()).items()}
     if config.tie_weights: state.pop('lm_head.weight') # it is the embedding

@@ -11,7 +11,7 @@ import importlib.resources, json, os, warnings
 from dataclasses import dataclass
 from pathlib import Path
 from .files import as_path, fingerprint_of
-from ..tokenizer import Tokenizer
+from ..tokenizer import EOT, Tokenizer
 from .entries import check_document
 from .tales import tales, write_tale
 from ..data import TokenDataset
@@ -44,6 +44,9 @@ class TextList(Source):
     "Texts in memory"
     texts: list = None # of str
     def documents(self, tokenizer=None): # not used
+        n = sum(f'\n{EOT}\n' in t for t in self.texts)
+        if n: warnings.warn(f'{n:,} of the texts have lines that say {EOT}. In a list they stay '
+                            f'plain text; split them with text.split({EOT!r})', stacklevel=2)
         return (t for t in self.texts if t.strip())
     def fingerprint(self, known=None): # not used
         return fingerprint_of(self.texts), {}

@@ -52,7 +52,8 @@ def _size_of(url):
 # %% ../../nbs/engine/download.ipynb #df324546
 def _remove_dead(path):
     "Remove unfinished downloads of `path` by dead processes: our temporary files, or torch's"
-    ours = re.escape(path.name) + r'\.(\d+)' + re.escape(TMP) + r'(\.[0-9a-f]{32}\.partial)?'
+    name, end = re.escape(path.name), re.escape(TMP)
+    ours = rf'{name}\.(\d+)(?:-\d+)?{end}(\.[0-9a-f]{{32}}\.partial)?'
     for old in path.parent.glob(f'{glob.escape(path.name)}.*{TMP}*'):
         m = re.fullmatch(ours, old.name)
         if m and old.is_file() and not is_running(int(m[1])): old.unlink()

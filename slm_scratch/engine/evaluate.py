@@ -102,6 +102,14 @@ class Documents(NamedTuple):
     n_bytes:np.ndarray # of each document's text
     bits:float # their entropy, summed; nan if it is unknown
 
+# %% ../../nbs/engine/evaluate.ipynb #a6322585
+def _held_out(data, tokenizer):
+    "The validation part of what training takes; a list of texts or files, or one set, is whole"
+    if isinstance(data, (str, os.PathLike)): return prepare(data, tokenizer)[1]
+    if isinstance(data, (list, tuple)) and any(isinstance(d, TokenDataset) for d in data):
+        return data[-1]
+    return data
+
 # %% ../../nbs/engine/evaluate.ipynb #1d6c87ea
 def evenly_spaced(
     n:int, # there are so many
@@ -117,7 +125,7 @@ def pick_documents(
     max_documents:int=None, # this many, evenly spread; None: all
 ) -> Documents: # at least one
     "The documents to score. Raises ValueError if there is none"
-    if isinstance(data, (str, os.PathLike)): data = prepare(data, tokenizer)[1]
+    data = _held_out(data, tokenizer)
     if not isinstance(data, TokenDataset):
         data = TokenDataset.from_texts(read_texts(data, tokenizer), tokenizer)
     if not data.n_documents:
@@ -152,14 +160,14 @@ def _summary(nats, documents):
     n_tokens = sum(len(d) - 1 for d in documents.ids)
     loss = float(nats.sum())/n_tokens
     return Evaluation(
-        loss, math.exp(loss), float(bits.sum())/n_bytes, ratio_stderr(bits, documents.n_bytes),
+        loss, math.exp(loss) if loss < 700 else math.inf, float(bits.sum())/n_bytes, ratio_stderr(bits, documents.n_bytes),
         None if math.isnan(documents.bits) else documents.bits/n_bytes,
         len(nats), n_tokens, n_bytes)
 
 # %% ../../nbs/engine/evaluate.ipynb #cc394e0e
 def evaluate(
     model:SmallLanguageModel, # the model
-    data, # a `TokenDataset`, what `train` takes (then its validation part), or a list of texts
+    data, # texts, files or a `TokenDataset`: all of it; else as for `train`: the validation part
     max_documents:int=None, # score at most this many, evenly spread; None: all
     block_size:int=None, # longest input; None: the model's `max_seq_len`
     batch_tokens:int=None, # tokens scored at once; None: as many as keep the logits below 256 MB
@@ -168,7 +176,7 @@ def evaluate(
     Warns if `block_size` is more than the model reads"""
     limits = _whole_numbers(
         max_documents=max_documents, block_size=block_size, batch_tokens=batch_tokens)
-    cfg, was_training = model.config, model.training
+    cfg, modes = model.config, {part: part.training for part in model.modules()}
     documents = pick_documents(model.tokenizer, data, limits['max_documents'])
     longest = _longest_input(limits['block_size'], cfg.max_seq_len)
     at_once = limits['batch_tokens'] or max(1, min(8192, 2**26//cfg.vocab_size))
@@ -176,5 +184,6 @@ def evaluate(
     try:
         with usual_torch(model.device):
             nats = score_documents(model, documents.ids, longest, at_once)
-    finally: model.train(was_training)
+    finally:
+        for part, mode in modes.items(): part.training = mode
     return _summary(nats, documents)

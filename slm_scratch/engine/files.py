@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['TMP', 'LEGACY_MAGIC', 'as_path', 'as_plain', 'as_number', 'is_whole', 'is_real', 'fingerprint_of', 'temporary_name',
-           'atomic_write', 'atomic_save', 'verify_file', 'safe_load', 'is_running', 'leftovers']
+           'check_is_file', 'atomic_write', 'atomic_save', 'verify_file', 'safe_load', 'is_running', 'leftovers']
 
 # %% ../../nbs/engine/files.ipynb #d33c30ae
-import errno, hashlib, json, math, os, pickle, re, tarfile, zipfile
-from contextlib import contextmanager
+import errno, hashlib, itertools, json, math, os, pickle, re, shutil, tarfile, zipfile
+from contextlib import contextmanager, suppress
 from numbers import Integral, Real
 from pathlib import Path
 import numpy as np
@@ -77,11 +77,12 @@ def fingerprint_of(*parts, # plain values: what JSON can hold
 
 # %% ../../nbs/engine/files.ipynb #c327c2fb
 TMP = '.slm-scratch.tmp' # how the names of our unfinished files end
+_numbers = itertools.count() # two threads may write to one path
 
 def temporary_name(path:Path, # the file to be written
-                  ) -> Path: # beside it, with the number of this process
+                  ) -> Path: # beside it, with the number of this process and of the file
     "The name of a file until it is complete; `leftovers` finds it again"
-    return path.with_name(f'{path.name}.{os.getpid()}{TMP}')
+    return path.with_name(f'{path.name}.{os.getpid()}-{next(_numbers)}{TMP}')
 
 # %% ../../nbs/engine/files.ipynb #977d4e8b
 def _not_written(path, e):
@@ -94,11 +95,18 @@ def _not_written(path, e):
     return OSError(code, f'{path} was not written ({why}){old}{advice}')
 
 # %% ../../nbs/engine/files.ipynb #4cf8ff4b
+def check_is_file(path:Path, # where a file is to be written
+                 ) -> None:
+    "Raises OSError for a device or a pipe: a rename would replace it by a file"
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, 'a device or a pipe, not a file; name another', str(path))
+
 @contextmanager
 def atomic_write(path, # the file to write: its folder is made if missing, a link is followed
                 ): # a binary file, open for writing
     "Write all of a file or nothing: temporary name, fsync, rename. OSError leaves an older file"
     path = Path(os.path.realpath(as_path(path)))
+    check_is_file(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = temporary_name(path)
     try:
@@ -106,6 +114,7 @@ def atomic_write(path, # the file to write: its folder is made if missing, a lin
             yield f
             f.flush()
             os.fsync(f.fileno())
+        with suppress(OSError): shutil.copymode(path, tmp) # of an older file
         os.replace(tmp, path)
     except (OSError, RuntimeError) as e: raise _not_written(path, e) from e
     finally: tmp.unlink(missing_ok=True)
@@ -174,6 +183,7 @@ def leftovers(folder, # looked into, but not below
     found = []
     for path in sorted(Path(folder).glob(f'*{TMP}')):
         name, _, pid = path.name.removesuffix(TMP).rpartition('.')
+        pid = pid.partition('-')[0] # older versions wrote no second number
         ours = name in names and pid.isascii() and pid.isdigit()
         if ours and path.is_file() and not is_running(int(pid)): found.append(path)
     return found

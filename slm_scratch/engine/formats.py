@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from fastcore.basics import patch
 from torch import nn
-from .files import as_path, atomic_write, temporary_name
+from .files import as_path, atomic_write, check_is_file, temporary_name
 from ..tokenizer import GPT2_PATTERN, Tokenizer, bytes_to_unicode
 from ..model import ModelConfig, SmallLanguageModel
 from .weights import saved_config
@@ -121,6 +121,7 @@ def save_gguf(self:SmallLanguageModel, path, # such as 'model.gguf'
         raise ValueError(f'{tok!r} does not cut texts as GPT-2 does, and llama.cpp would')
     weights, merges = export_state_dict(self, cfg, True), to_hf_tokenizer(tok)['model']['merges']
     if kind == 'gptneox': weights.setdefault('lm_head.weight', weights['token_embedding.weight'])
+    check_is_file(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = temporary_name(path)
     try:

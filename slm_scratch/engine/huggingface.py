@@ -180,6 +180,8 @@ def save_pretrained(self:SmallLanguageModel, folder, # made if missing; other fi
     # one type for all, and nothing is rounded
     dtype = reduce(torch.promote_types, {v.dtype for v in weights.values()})
     files = hf_files(cfg, tok, hf, str(dtype).removeprefix('torch.'), layout)
+    if 'added_tokens.json' not in files: # of an earlier model
+        (folder/'added_tokens.json').unlink(missing_ok=True)
     for name, content in files.items():
         is_text = isinstance(content, str)
         text = content if is_text else json.dumps(content, ensure_ascii=False, indent=1)

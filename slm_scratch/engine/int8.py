@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from fastcore.basics import patch
 from torch import nn, Tensor
+from torch.nn import functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 from .kernels import choose_kernel
 from ..model import SmallLanguageModel
@@ -219,7 +220,7 @@ class Int8Embedding(nn.Module):
 
     def forward(self, ids:Tensor, # (B, T)
     ) -> Tensor: # (B, T, C)
-        return self.weight[ids]*self.scale[ids][..., None]
+        return F.embedding(ids, self.weight)*F.embedding(ids, self.scale[:, None])
 
 # %% ../../nbs/engine/int8.ipynb #80e9988f
 @patch

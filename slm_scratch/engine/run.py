@@ -41,8 +41,10 @@ def is_token_pair(
     "Is it a pair of prepared sets, not a name, path or text? Raises ValueError if it is not two"
     if not isinstance(data_path, (list, tuple)): return False
     if not any(isinstance(d, TokenDataset) for d in data_path): return False
-    if len(data_path) == 2: return True
-    raise ValueError(f'data_path has {len(data_path)} `TokenDataset`s: give a pair, (train, valid)')
+    kinds = [type(d).__name__ for d in data_path]
+    if kinds in (['TokenDataset']*2, ['TokenDataset', 'NoneType']): return True
+    raise ValueError(f'data_path holds {", ".join(kinds)}: give a pair of `TokenDataset`s, '
+                     '(train, valid)')
 
 # %% ../../nbs/engine/run.ipynb #a1bcaeea
 def read_data(
@@ -52,7 +54,10 @@ def read_data(
     group, # the `ProcessGroup`: the first process prepares, the others find it done
 ) -> tuple: # train and validation `TokenDataset`
     "Tokens to train and to validate on"
-    if is_token_pair(data_path): return data_path
+    if is_token_pair(data_path):
+        for data in data_path:
+            if data is not None: data.check_vocabulary(tokenizer)
+        return data_path
     with group.main_first(): return prepare(data_path, tokenizer, folder)
 
 # %% ../../nbs/engine/run.ipynb #2c5bf484

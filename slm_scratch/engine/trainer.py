@@ -7,6 +7,7 @@ __all__ = ['TrainerBase', 'running', 'sync', 'begin_loop', 'check_gradient']
 
 # %% ../../nbs/engine/trainer.ipynb #bf12dfb1
 import json, math, warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
 import numpy as np
 from fastcore.basics import patch
@@ -90,6 +91,7 @@ def running(
     "Within, a run is set up; afterwards the model is the caller's, and torch is set as it was"
     check_model(trainer.model)
     c, original = trainer.config, trainer.model
+    if isinstance(data_path, Iterator): data_path = list(data_path) # it is read more than once
     trainer.data_path = data_path
     device = trainer.device = choose_device(c.device)
     with usual_torch(device), process_group(device) as trainer.group:
