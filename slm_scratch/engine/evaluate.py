@@ -160,7 +160,8 @@ def _summary(nats, documents):
     n_tokens = sum(len(d) - 1 for d in documents.ids)
     loss = float(nats.sum())/n_tokens
     return Evaluation(
-        loss, math.exp(loss) if loss < 700 else math.inf, float(bits.sum())/n_bytes, ratio_stderr(bits, documents.n_bytes),
+        loss, math.exp(loss) if loss < 700 else math.inf, float(bits.sum())/n_bytes,
+        ratio_stderr(bits, documents.n_bytes),
         None if math.isnan(documents.bits) else documents.bits/n_bytes,
         len(nats), n_tokens, n_bytes)
 
