@@ -100,7 +100,7 @@ def next_probs(self:NGram,
 ) -> np.ndarray: # (V,) probabilities
     "The distribution of the token that comes next"
     V = self.vocab_size
-    recent = np.array([*ids, 0], np.int64)[-len(self.tables):] # 0: the token to come
+    recent = np.append(_as_ids([*ids], V), 0)[-len(self.tables):] # 0: the token to come
     p = np.full(V, 1/V)
     for table, contexts, _ in self._walk(recent):
         context = contexts[-1]
