@@ -295,7 +295,7 @@ class ConvAttention(VariantAttention):
 class ConvWidth(Variant):
     "`conv_width`: over how many positions values are mixed"
     def problem(self, cfg): # the config to look at → a line, or None
-        "None, or more than the own one"
+        "0, or at least 2"
         width = cfg.conv_width
         if not (is_whole(width, 0) and width != 1):
             return (f'conv_width={width!r}: must be a whole number of positions, the own one '
