@@ -106,7 +106,9 @@ def estimate_memory(
 # %% ../../nbs/engine/sizes.ipynb #f57443ca
 # operations a second in sixteen bits, without sparsity
 PEAK_FLOPS = {'H200': 989e12, 'H100 PCIe': 756e12, 'H100': 989e12, 'A100': 312e12, 'L4': 121e12,
-              'V100': 125e12, 'T4': 65e12}
+              'V100 PCIE': 112e12, 'V100': 125e12, 'T4': 65e12}
+_WITHOUT_BF16 = 'V100', 'T4' # older than compute capability 8
+_OTHER_PEAKS = 'MIG', 'NVL' # in the name of a part of a card, or of one not in the table
 
 def peak_flops(
     name:str, # of a card, such as 'NVIDIA A100-SXM4-40GB'
@@ -114,8 +116,9 @@ def peak_flops(
 ) -> float|None: # operations a second by the data sheet; None: not in the table
     "What the card promises"
     words = name.replace('-', ' ').split()
-    known = [v for k, v in PEAK_FLOPS.items() if all(w in words for w in k.split())]
-    return known[0] if known and dtype != torch.float32 else None
+    wrong = _OTHER_PEAKS + (_WITHOUT_BF16 if dtype == torch.bfloat16 else ())
+    if dtype not in (torch.float16, torch.bfloat16) or any(w in words for w in wrong): return None
+    return next((v for k, v in PEAK_FLOPS.items() if all(w in words for w in k.split())), None)
 
 # %% ../../nbs/engine/sizes.ipynb #f5d20008
 def estimate_sharded_memory(
