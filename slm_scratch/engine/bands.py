@@ -34,9 +34,9 @@ class Band:
 
     def at(self,
         step:int, # of the run
-    ) -> tuple: # lowest and highest usual loss, nats a token; None before and after `steps`
+    ) -> tuple: # lowest and highest usual loss, nats a token; None outside `steps`, or for one run
         "What is usual at a step"
-        if not self.steps[0] <= step <= self.steps[-1]: return None
+        if len(self.runs) < 2 or not self.steps[0] <= step <= self.steps[-1]: return None
         losses = np.array(self.runs)
         def here(values): return float(np.interp(np.log(step), np.log(self.steps), values))
         middle = here(losses.mean(0))
