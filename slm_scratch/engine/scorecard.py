@@ -96,13 +96,19 @@ def sample_scores(
     held_out = decode_documents(subsample_documents(valid, n), model.tokenizer)
     seen = subsample_tokens(train, MAX_COMPARED_TOKENS)
     index = MemorizationIndex(decode_documents(seen, model.tokenizer))
-    words = sum(len(t.split()) for t in texts)
     both = texts, held_out
-    found = Samples(texts, words, tuple(distinct_n(t, words=words) for t in both),
+    found = Samples(texts, _count_words(texts), _distinct_pair(*both),
                     tuple(_copied(index, t) for t in both))
     return found if valid.floor is None else _check_tales(found)
 
 # %% ../../nbs/engine/scorecard.ipynb #75124d33
+def _count_words(texts): return sum(len(t.split()) for t in texts)
+
+def _distinct_pair(texts, held_out):
+    "The share of different word pairs of both, in as many words as the shorter side has"
+    words = min(_count_words(texts), _count_words(held_out))
+    return tuple(distinct_n(t, words=words) for t in (texts, held_out))
+
 def _copied(index, texts):
     "The mean share of copied words"
     return float(np.mean([index.share(t) for t in texts]))
