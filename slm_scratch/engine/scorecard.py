@@ -27,20 +27,44 @@ def subsample_documents(
     "Some documents of a large text, as a text of its own"
     if data.n_documents <= most: return data
     pick = evenly_spaced(data.n_documents, most)
+    begins = data.starts[pick] + 1
+    return _excerpt(data, begins, begins + _lengths(data)[pick], data.document_bytes[pick],
+                    data.document_bits[pick])
+
+def _lengths(data): return np.diff(data.starts, append=len(data) - 1) - 1 # of documents, in tokens
+
+def _excerpt(data, begins, ends, n_bytes, bits):
+    "What stands between these places of the stream, each as a document of its own"
     eot = np.asarray(data.tokens[:1])                                   # each document follows one
-    parts = [np.concatenate([eot, data.document(i)]) for i in pick]
+    parts = [np.concatenate([eot, data.tokens[b:e]]) for b, e in zip(begins, ends)]
     starts = np.cumsum([0, *map(len, parts[:-1])])
-    tokens = np.concatenate([*parts, eot])
-    return TokenDataset(tokens, starts, data.document_bytes[pick], data.document_bits[pick],
-                        data.info)
+    return TokenDataset(np.concatenate([*parts, eot]), starts, n_bytes, bits, data.info)
 
 # %% ../../nbs/engine/scorecard.ipynb #243f10e0
+def _cut_documents(data, longest):
+    "Which document each piece is of, and where in the stream it begins and ends"
+    lengths = _lengths(data)
+    n = -(-lengths//longest)                                              # pieces of each document
+    which = np.repeat(np.arange(len(n)), n)
+    at = longest*(np.arange(len(which)) - np.repeat(np.cumsum(n) - n, n)) # in the document
+    begins = data.starts[which] + 1 + at
+    return which, begins, begins + np.minimum(longest, lengths[which] - at)
+
+# %% ../../nbs/engine/scorecard.ipynb #40be0e2c
 def subsample_tokens(
     data:TokenDataset, # not empty
     most:int, # tokens, about
-) -> TokenDataset: # as from `subsample_documents`
-    "Some documents, with about `most` tokens together"
-    return subsample_documents(data, max(1, int(data.n_documents*most/len(data))))
+    longest:int=None, # tokens of a piece, at most; None: a hundredth of `most`
+) -> TokenDataset: # pieces of documents, in their order; `data` itself if it has no more
+    "Some pieces of a large text, with about `most` tokens together"
+    if len(data) <= most: return data
+    pieces = _cut_documents(data, longest or max(1, most//100))
+    pick = evenly_spaced(len(pieces[0]), max(1, int(len(pieces[0])*most/len(data))))
+    which, begins, ends = (p[pick] for p in pieces)
+    share = (ends - begins)/_lengths(data)[which]                         # of its document
+    n_bytes = np.rint(share*data.document_bytes[which]).astype(np.int64)
+    bits = np.where(share == 1, data.document_bits[which], math.nan)
+    return _excerpt(data, begins, ends, n_bytes, bits)
 
 # %% ../../nbs/engine/scorecard.ipynb #d4dea816
 def distinct_n(
@@ -79,7 +103,7 @@ def decode_documents(
     return [tokenizer.decode(data.document(i).tolist()) for i in range(data.n_documents)]
 
 # %% ../../nbs/engine/scorecard.ipynb #424e71ec
-MAX_COMPARED_TOKENS = 300_000 # tokens of the training part in which copies are looked for
+MAX_COMPARED_TOKENS = 300_000 # about so many tokens of the training part are searched for copies
 
 def sample_scores(
     model:SmallLanguageModel, # in evaluation mode
@@ -93,10 +117,10 @@ def sample_scores(
     length = min(300, model.config.max_seq_len - 1)
     options = dict(max_new_tokens=length, temperature=1., seed=seed) | kwargs
     texts = model.generate('', num_samples=n, **options)
-    held_out = decode_documents(subsample_documents(valid, n), model.tokenizer)
+    unseen = subsample_tokens(subsample_documents(valid, n), n*length, length)
     seen = subsample_tokens(train, MAX_COMPARED_TOKENS)
     index = MemorizationIndex(decode_documents(seen, model.tokenizer))
-    both = texts, held_out
+    both = texts, decode_documents(unseen, model.tokenizer)
     found = Samples(texts, _count_words(texts), _distinct_pair(*both),
                     tuple(_copied(index, t) for t in both))
     return found if valid.floor is None else _check_tales(found)
@@ -120,7 +144,7 @@ def _check_tales(found):
     return found
 
 # %% ../../nbs/engine/scorecard.ipynb #17dabc44
-MAX_COUNTED_TOKENS = 5_000_000 # tokens of the training part that are counted
+MAX_COUNTED_TOKENS = 5_000_000 # tokens of the training part that are counted, about
 
 @dataclass(repr=False)
 class Scorecard:
