@@ -152,10 +152,19 @@ def copy_baseline(self:MemorizationIndex,
     most:int=100, # look at this many pieces, evenly spread
 ) -> list: # the longest copied run of each piece, in words, sorted; empty if no text has `n` words
     "How long the copied runs are in new texts by the author: the numbers to compare with"
-    if not is_whole(n, 1):
-        raise ValueError(f'n={n!r} must be a whole number of words, 1 or more: '
-                         'as many as your text has')
+    _check_baseline(held_out, n, most)
     texts = [t.split() for t in held_out]
     pieces = [' '.join(t[i:i + n]) for t in texts for i in range(0, len(t) - n + 1, n)]
     every = max(1, -(-len(pieces)//most))
     return sorted(self.longest(p).words for p in pieces[::every])
+
+# %% ../../nbs/engine/memorization.ipynb #1176ddbc
+def _check_baseline(held_out, n, most):
+    "TypeError or ValueError for what `copy_baseline` cannot do"
+    if isinstance(held_out, str):
+        raise TypeError('held_out is a single str: put it into a list, [text]')
+    if not is_whole(n, 1):
+        raise ValueError(f'n={n!r} must be a whole number of words, 1 or more: '
+                         'as many as your text has')
+    if not is_whole(most, 1):
+        raise ValueError(f'most={most!r} must be a whole number of pieces, 1 or more')
