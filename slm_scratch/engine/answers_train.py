@@ -21,7 +21,7 @@ answer_value('train.first_loss', math.log(512), mistakes={
     'The number of tokens is not yet a surprise: take its logarithm.': 512,
     'The sign: a probability below 1 has a negative logarithm, and the loss is minus that.':
         -math.log(512),
-    'This is the logarithm to base 10. A nat belongs to base e.': math.log10(512)}, rtol=.005)
+    'This is the logarithm to base 10. A nat belongs to base e.': math.log10(512)}, rtol=.01)
 
 # %% ../../nbs/engine/answers_train.ipynb #6339d060
 @answer('train.bits_per_byte', cases=[(6.25, 17, 32), (2., 1000, 4200), (math.log(256), 1, 1)],
@@ -46,8 +46,8 @@ def bits_per_byte(
 answer_value('train.uncorrected_step', .1*.1/math.sqrt(.001), mistakes={
     'That is the step with the correction.': .1,
     'v is an average of squares: take its root.': .1*.1/.001,
-    'You forgot the learning rate.': .1/math.sqrt(.001),
-    'That is the step if only m is left uncorrected.': .01}, rtol=.01)
+    'You forgot the learning rate, or the 0.1 of m.': .1/math.sqrt(.001),
+    'That is the step if only m is left uncorrected.': .01}, rtol=.02)
 
 # %% ../../nbs/engine/answers_train.ipynb #a30e0ffa
 @answer('train.inverse_sqrt_schedule', mistakes={
@@ -98,36 +98,38 @@ def _named(cls, name):
     return type(cls.__name__, (cls,), dict(__repr__=lambda self: name))
 
 # %% ../../nbs/engine/answers_train.ipynb #633d7f28
-def _loop_case(seed, steps, limit):
-    "Arguments of `training_loop`: a model of 7 tokens, and batches of two unequal parts"
+def _loop_case(seed, steps, limit, cut=False):
+    "Arguments of `training_loop`: a model of 7 tokens, and batches of two unequal parts, or three"
     g = torch.Generator().manual_seed(seed)
     model = _named(nn.Sequential, 'a tiny model')(nn.Embedding(7, 5), nn.Linear(5, 7))
     for p in model.parameters(): p.data = torch.randn(p.shape, generator=g)
     groups = [dict(params=list(part.parameters())) for part in model]
     tokens = torch.randint(7, (steps, 4, 6), generator=g)
     pairs = [(rows[:, :-1], rows[:, 1:]) for rows in tokens]
-    batches = [[(x[:3], y[:3]), (x[3:], y[3:])] for x, y in pairs]
+    where = [(slice(3, 4), slice(2)), (slice(3, 4), slice(2, 5))] if cut else [(slice(3, 4),)]
+    batches = [[(x[i], y[i]) for i in [(slice(3),), *where]] for x, y in pairs]
     optimizer = _named(torch.optim.SGD, 'SGD')(groups, lr=1.)
     return model, optimizer, _named(list, f'{steps} batches')(batches), .5, 2, limit
 
 # %% ../../nbs/engine/answers_train.ipynb #37d73d60
 def loop_cases():
-    "A run in which every gradient is clipped, and one in which none is"
-    return [_loop_case(0, 8, .3), _loop_case(1, 6, 1e3)]
+    "A run in which every gradient is clipped, one in which none is, and one with shorter rows"
+    return [_loop_case(0, 8, .3), _loop_case(1, 6, 1e3), _loop_case(2, 5, .8, cut=True)]
 
 # %% ../../nbs/engine/answers_train.ipynb #740a713a
 def _accumulate(model, parts, share, between=None):
     "Add up the gradients of the parts, each loss times its share; the loss of the batch"
-    total, n = 0., sum(y.numel() for _, y in parts)
+    total = 0.
     for x, y in parts:
         if between: model.zero_grad()
-        loss = share(y.numel(), n) * F.cross_entropy(model(x).flatten(0, 1), y.flatten())
+        loss = share(y, parts) * F.cross_entropy(model(x).flatten(0, 1), y.flatten())
         loss.backward()
         total += loss.item()
     return total
 
 # %% ../../nbs/engine/answers_train.ipynb #c1d91c9a
-def _by_tokens(part, n): return part/n
+def _by_tokens(y, parts): return y.numel()/sum(other.numel() for _, other in parts)
+def _by_rows(y, parts): return len(y)/sum(len(other) for _, other in parts)
 
 def _loop(order='clip step zero', rate=cosine_schedule, share=_by_tokens, between=None):
     "The loop of the lesson, or with one slip"
@@ -143,7 +145,7 @@ def _loop(order='clip step zero', rate=cosine_schedule, share=_by_tokens, betwee
     return loop
 
 # %% ../../nbs/engine/answers_train.ipynb #c537e215
-@answer('train.training_loop', cases=loop_cases, mistakes={
+@answer('train.training_loop', cases=loop_cases, in_place=True, mistakes={
     'zero_grad is missing: the gradients of earlier steps are still in the sum.':
         _loop('clip step'),
     'The gradients are cleared before step, so nothing is left to step with.':
@@ -152,9 +154,11 @@ def _loop(order='clip step zero', rate=cosine_schedule, share=_by_tokens, betwee
         _loop(between='zero'),
     'Nothing is clipped before step; after it, clipping is too late.': _loop('step clip zero'),
     'All parts weigh the same: weight each by its share of the tokens.':
-        _loop(share=lambda part, n: 1/2),
+        _loop(share=lambda y, parts: 1/len(parts)),
+    'These shares count rows: a part may have shorter rows than another. Count tokens.':
+        _loop(share=_by_rows),
     'The losses of the parts are added without weights: the gradient is too long.':
-        _loop(share=lambda part, n: 1.),
+        _loop(share=lambda y, parts: 1.),
     'The rate is learning_rate in every step: ask the schedule, and tell every group.':
         _loop(rate=lambda i, steps, highest, low, warmup: highest),
     'The optimizer kept the rate that it came with: set it in each of its param_groups.':
@@ -189,24 +193,43 @@ def training_loop(
 
 # %% ../../nbs/engine/answers_train.ipynb #248d5b71
 def lion_cases():
-    "(weights, gradient, average), three times"
+    "(weights, gradient, average), three times at random; then near the turn of a sign, twice"
     g = torch.Generator().manual_seed(0)
-    return [tuple(torch.randn(2, 5, generator=g) for _ in range(3)) for _ in range(3)]
+    some = [tuple(torch.randn(2, 5, generator=g) for _ in range(3)) for _ in range(3)]
+    near = [torch.tensor(x) for x in ([1., 2., 3.], [-8.5, 8.5, -12.], [1., -1., 1.])]
+    return [*some, tuple(near), (*near, .1, .9, .99, .5)]
+
+# %% ../../nbs/engine/answers_train.ipynb #b0bfe8c8
+def _without_sign(p, g, m, lr=1e-3, b1=.9, b2=.99, decay=.1):
+    "A mistake: the step is the mix itself"
+    return p*(1 - lr*decay) - lr*(b1*m + (1 - b1)*g), b2*m + (1 - b2)*g
+
+def _average_first(p, g, m, *rest):
+    "A mistake: the mix is made with the new average"
+    new_m = lion_step(p, g, m, *rest)[1]
+    return lion_step(p, g, new_m, *rest)[0], new_m
+
+def _shrunk_late(p, g, m, lr=1e-3, b1=.9, b2=.99, decay=.1):
+    "A mistake: what shrinks is the weights after the step"
+    p, m = lion_step(p, g, m, lr, b1, b2, 0.)
+    return p*(1 - lr*decay), m
 
 # %% ../../nbs/engine/answers_train.ipynb #26d973f5
-def _lion(p, mix, m, g, lr=1e-3, b2=.99, decay=1e-4):
-    "What Lion does, with another mix, another average or another decay"
-    return p*(1 - decay) - lr*mix, b2*m + (1 - b2)*g
-
 @answer('train.lion_step', cases=lion_cases, rtol=1e-6, mistakes={
     'The step is the sign of the mix, not the mix itself.':
-        lambda p, g, m: _lion(p, .9*m + .1*g, m, g),
+        _without_sign,
     'The mix is made with b1, and the average is updated with b2; this has them the other way.':
-        lambda p, g, m: _lion(p, (.99*m + .01*g).sign(), m, g, b2=.9),
+        lambda p, g, m, lr=1e-3, b1=.9, b2=.99, *decay: lion_step(p, g, m, lr, b2, b1, *decay),
+    'The mix is not the new average: that is updated with b2.':
+        lambda p, g, m, lr=1e-3, b1=.9, b2=.99, *decay: lion_step(p, g, m, lr, b1, b1, *decay),
+    'The mix uses the old m: the average is updated afterwards.': _average_first,
     'The weight decay is missing, or is not multiplied by lr.':
-        lambda p, g, m: _lion(p, (.9*m + .1*g).sign(), m, g, decay=0.),
+        lambda p, g, m, *rest: lion_step(p, g, m, *rest[:3], weight_decay=0.),
+    'Shrink the weights that came in, not those after the step.': _shrunk_late,
+    'Use the arguments lr, b1, b2 and weight_decay, not only their defaults.':
+        lambda p, g, m, *rest: lion_step(p, g, m),
     'The sign of the gradient alone: mix it with the average first.':
-        lambda p, g, m: _lion(p, g.sign(), m, g)})
+        lambda p, g, m, *rest: (lion_step(p, g, g, *rest)[0], lion_step(p, g, m, *rest)[1])})
 def lion_step(
     p, # weights
     g, # their gradient

@@ -6,11 +6,11 @@
 __all__ = ['NOT_TRIED', 'ANSWERS', 'Verdict', 'difference', 'AnswerKey', 'answer', 'answer_value', 'exercise']
 
 # %% ../../nbs/engine/exercises.ipynb #2750161d
-import copy, difflib, importlib, math
+import copy, difflib, dis, importlib, inspect, math, re
 from collections.abc import Callable
 from dataclasses import dataclass
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # %% ../../nbs/engine/exercises.ipynb #d665be7c
 @dataclass(frozen=True, repr=False)
@@ -76,13 +76,15 @@ _KINDS = {
     'the numbers are right, their order is not': _is_reordered}
 
 # %% ../../nbs/engine/exercises.ipynb #813e3b6c
-def _number(x): return f'{x:.4g}' if isinstance(x, float) else str(x)
+def _number(x, digits=4): return f'{x:.{digits}g}' if isinstance(x, float) else str(x)
 
 def _first_difference(got, want, rtol):
     "Where two tensors of one shape differ first, and by what"
     near = torch.isclose(got.double(), want.double(), rtol, atol=rtol*1e-2, equal_nan=True)
     place = (~near).nonzero()[0].tolist()
-    values = [_number(t[tuple(place)].item()) for t in (got, want)]
+    a, b = (t[tuple(place)].item() for t in (got, want))
+    values = _number(a), _number(b)
+    if values[0] == values[1]: values = _number(a, 8), _number(b, 8)
     where = f'at {place} ' if place else ''
     return f'{where}it is {values[0]} and must be {values[1]}'
 
@@ -101,12 +103,14 @@ def _tensor_problem(got, want, rtol):
     return next(kinds, None) or _first_difference(got, want, rtol)
 
 # %% ../../nbs/engine/exercises.ipynb #2fc8e7c1
+_UNSIGNED = [getattr(torch, f'uint{n}', None) for n in (16, 32, 64)] # few operations know them
+
 def _as_tensor(x):
     "A tensor of numbers, or None if `x` is not one and cannot become one"
-    if isinstance(x, Tensor): return x.detach().cpu()
     if isinstance(x, (str, bytes, dict)) or x is None: return None
-    try: return torch.as_tensor(x)
+    try: x = torch.as_tensor(x).detach().cpu()
     except (TypeError, ValueError, RuntimeError): return None
+    return x.long() if x.dtype in _UNSIGNED else x
 
 # %% ../../nbs/engine/exercises.ipynb #9435a2aa
 def _text_problem(got, want):
@@ -155,7 +159,9 @@ def difference(
     if right is None and isinstance(want, (list, tuple)): return _parts_problem(got, want, rtol)
     if right is None: return '' if got == want else f'it is {got!r} and must be {want!r}'
     mine = _as_tensor(got)
-    return _type_problem(got, want) if mine is None else _tensor_problem(mine, right, rtol)
+    if mine is not None: return _tensor_problem(mine, right, rtol)
+    if isinstance(want, (list, tuple)): return _parts_problem(got, want, rtol)
+    return _type_problem(got, want)
 
 # %% ../../nbs/engine/exercises.ipynb #cf80274c
 @dataclass(frozen=True)
@@ -166,10 +172,11 @@ class AnswerKey:
     mistakes:dict # sentence → a wrong answer: a function, or a value
     test:Callable|None=None # (result, *arguments) → '' or what is wrong, if many are right
     rtol:float=1e-4 # relative error that is forgiven
+    in_place:bool=False # may an answer change what it is given?
 
     def arguments(self) -> list: # of tuples
-        "New arguments: an answer may change what it is given"
-        return self.cases() if callable(self.cases) else copy.deepcopy(self.cases)
+        "New arguments for each case: an answer may change what it is given"
+        return list(map(copy.deepcopy, self.cases() if callable(self.cases) else self.cases))
 
 # %% ../../nbs/engine/exercises.ipynb #7bcfc266
 ANSWERS = {} # name of an exercise → its `AnswerKey`
@@ -187,10 +194,11 @@ def answer(
     mistakes:dict, # sentence → a function that makes this mistake
     test=None, # (result, *arguments) → '' or what is wrong; for exercises with many right answers
     rtol:float=1e-4, # relative error that is forgiven where numbers are floats
+    in_place:bool=False, # may an answer change what it is given?
 ) -> Callable: # a decorator
     "Register the decorated function as the right answer. ValueError for fewer than two mistakes"
     def register(right):
-        _register(name, AnswerKey(right, cases, mistakes, test, rtol))
+        _register(name, AnswerKey(right, cases, mistakes, test, rtol, in_place))
         return right
     return register
 
@@ -234,13 +242,34 @@ def _results(f, answer):
     "What `f` returns for each case"
     return [f(*args) for args in answer.arguments()]
 
+def _is_as_before(a, b):
+    "Is an argument as it was? Tensors, lists, dicts and models are compared"
+    if type(a) is not type(b): return False
+    if isinstance(a, nn.Module): a, b = a.state_dict(), b.state_dict()
+    if isinstance(a, Tensor): return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_is_as_before(a[k], b[k]) for k in b)
+    if isinstance(a, (list, tuple)): return len(a) == len(b) and all(map(_is_as_before, a, b))
+    return not isinstance(a, (int, float, str, bytes)) or a == b
+
 # %% ../../nbs/engine/exercises.ipynb #fb429e18
 def _is_empty(x): return x is None or x is ...
 
-def _problem(answer, got, want, args):
-    "A sentence if one result is wrong"
-    if answer.test: return answer.test(got, *args)
-    return 'it returns nothing' if _is_empty(got) else difference(got, want, answer.rtol)
+_IDLE = {'RESUME', 'NOP', 'LOAD_CONST', 'RETURN_VALUE', 'RETURN_CONST'}
+
+def _is_stub(f):
+    "Does a function do nothing?"
+    code = getattr(inspect.unwrap(f), '__code__', None)
+    return code is not None and {i.opname for i in dis.get_instructions(code)} <= _IDLE
+
+# %% ../../nbs/engine/exercises.ipynb #38616149
+def _problem(answer, got, want, used, args):
+    "A sentence if one result is wrong, or an argument is no longer what it was"
+    if _is_empty(got): return 'it returns nothing: is `return` missing?'
+    try: wrong = answer.test(got, *used) if answer.test else difference(got, want, answer.rtol)
+    except Exception: wrong = f'it returns {_short(got)}, which is not what is asked for'
+    changed = not (answer.in_place or _is_as_before(used, args))
+    return wrong or ('It changes what it is given: work on a copy.' if changed else '')
 
 # %% ../../nbs/engine/exercises.ipynb #42ec3c6f
 def _known_mistake(answer, results):
@@ -251,16 +280,28 @@ def _known_mistake(answer, results):
         if not any(difference(a, b, answer.rtol) for a, b in zip(results, same)): return sentence
     return ''
 
+# %% ../../nbs/engine/exercises.ipynb #503a33b5
+def _tidy(x, like):
+    "A value in the notation of another: letters without spaces and commas, a number for its digits"
+    if isinstance(x, dict) and isinstance(like, dict):
+        return {k: _tidy(v, like.get(k)) for k, v in x.items()}
+    if isinstance(like, str):
+        if isinstance(x, (list, tuple)) and all(isinstance(a, str) for a in x): x = ''.join(x)
+        return re.sub(r'\W', '', x.lower()) if isinstance(x, str) else x
+    try: return float(x) if isinstance(x, str) else x
+    except ValueError: return x
+
 # %% ../../nbs/engine/exercises.ipynb #c127238a
 def _check_function(f, answer):
     "The verdict on a function"
-    try: results = _results(f, answer)
+    given = answer.arguments()
+    try: results = [f(*args) for args in given]
     except NotImplementedError: return NOT_TRIED
     except Exception as e: return Verdict(False, f'Not yet: {_error(e)}')
-    if all(map(_is_empty, results)): return NOT_TRIED
-    rows = zip(results, _results(answer.right, answer), answer.arguments())
-    for got, want, args in rows:
-        wrong = _problem(answer, got, want, args)
+    if all(map(_is_empty, results)) and _is_stub(f): return NOT_TRIED
+    rows = zip(results, _results(answer.right, answer), given, answer.arguments())
+    for got, want, used, args in rows:
+        wrong = _problem(answer, got, want, used, args)
         if wrong: break
     else: return Verdict(True, 'Right.')
     known = '' if answer.test else _known_mistake(answer, results)
@@ -271,11 +312,9 @@ def _check_function(f, answer):
 def _check_value(value, answer):
     "The verdict on a value"
     if _is_empty(value): return NOT_TRIED
-    tidy = lambda x: x.strip().lower() if isinstance(x, str) else x
-    wrong = difference(tidy(value), tidy(answer.right), answer.rtol)
-    if not wrong: return Verdict(True, 'Right.')
-    known = (sentence for sentence, x in answer.mistakes.items()
-             if not difference(tidy(value), tidy(x), answer.rtol))
+    is_same = lambda x: not difference(_tidy(value, x), _tidy(x, x), answer.rtol)
+    if is_same(answer.right): return Verdict(True, 'Right.')
+    known = (sentence for sentence, x in answer.mistakes.items() if is_same(x))
     return Verdict(False, f'Not yet: {next(known, "that is not it.")}')
 
 # %% ../../nbs/engine/exercises.ipynb #9ae0e100
