@@ -18,6 +18,7 @@ _KEYS = torch.tensor([[0., 0., 1.], [0., 0., 2.], [3., 0., 0.], [0., 0., 1.], [1
 _ORDER = 'fox must get more than lantern: ask for a creature a little more than for a thing.'
 _RATIO = ('lantern gets less than a quarter. Equal steps of a score multiply the weight: make the '
           'two scores differ by less.')
+_FOX = 'fox gets half or less: let its score lead by a little more, or make the query longer.'
 _OTHERS = ('the other four words get too much. Make the query longer, so that the scores of fox '
            'and lantern rise above theirs.')
 
@@ -31,11 +32,13 @@ def query_problem(
     fox, lantern = softmax(_KEYS @ query)[[2, 5]].tolist()
     if fox > .5 and lantern > .25: return ''
     if fox <= lantern: return _ORDER
-    return _OTHERS if fox + lantern <= .8 else _RATIO
+    if fox + lantern <= .8: return _OTHERS
+    return _RATIO if lantern <= .25 else _FOX
 
 # %% ../../nbs/engine/answers_attention.ipynb #3852430a
 @answer('attention.my_query', cases=[()], test=query_problem, mistakes={
-    _ORDER: lambda: [2., 2., 0.], _RATIO: lambda: [3., 2., 0.], _OTHERS: lambda: [.5, .4, 0.]})
+    _ORDER: lambda: [2., 2., 0.], _RATIO: lambda: [3., 2., 0.], _OTHERS: lambda: [.5, .4, 0.],
+    _FOX: lambda: [1., .9, 0.]})
 def my_query() -> list: # creature, thing, describes
     "A query that finds the fox, and the lantern nearly as well"
     return [3., 2.8, 0.]
@@ -74,7 +77,10 @@ def join_heads(
     return y.transpose(1, 2).flatten(2)
 
 # %% ../../nbs/engine/answers_attention.ipynb #ceb40765
-@answer('attention.tokens_that_fit', cases=[(2**30, 6, 512, 2), (10**6, 2, 128, 4)], mistakes={
+@answer('attention.tokens_that_fit', cases=[(2**30, 6, 512, 2), (10**6, 2, 128, 4),
+                                            (1000, 1, 64, 4)], mistakes={
+    'Round down: there is no room for a part of a position.':
+        lambda b, n, d, i: round(b / (2*n*d*i)),
     'A cache holds keys and values: twice as much.': lambda b, n, d, i: b // (n*d*i),
     'Each number takes `itemsize` bytes.': lambda b, n, d, i: b // (2*n*d),
     'Each layer has a cache of its own.': lambda b, n, d, i: b // (2*d*i)})

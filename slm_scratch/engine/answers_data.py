@@ -41,6 +41,7 @@ def join(
 
 # %% ../../nbs/engine/answers_data.ipynb #fdc39bb1
 answer_value('data.missed', math.exp(-1), rtol=.1, mistakes={
+    'A share lies between 0 and 1: divide by 100.': 100*math.exp(-1),
     'That is the share of the tokens that were a target at least once.': 1 - math.exp(-1),
     'Random blocks overlap, so they must leave something out.': 0.,
     'One block more or less hits each token on average, but not each token once: more than this.':
@@ -66,7 +67,7 @@ def _other_way_round(ids, w, h): return bigram_prob(ids, h, w)
 
 # %% ../../nbs/engine/answers_data.ipynb #29e4c4f1
 _pairs = [([1, 2, 1, 3, 1, 2, 1], 2, 1), ([1, 2, 1, 3, 1, 2, 1], 1, 2), ([1, 1, 2], 1, 2),
-          ([4, 4, 4, 5, 4], 4, 4)]
+          ([4, 4, 4, 5, 4], 4, 4), ([1, 2, 1, 3], 3, 2), ([1, 2, 2, 3, 2], 3, 2)]
 
 @answer('data.bigram_prob', cases=_pairs, mistakes={
     'The last token is followed by nothing, so it does not count as a context.': _by_occurrences,
@@ -80,7 +81,7 @@ def bigram_prob(
 ):
     "How likely w is after h, by the counts of `ids`"
     after = [second for first, second in zip(ids, ids[1:]) if first == h]
-    return after.count(w)/len(after) if after else 0
+    return after.count(w)/len(after) if after else 0.
 
 # %% ../../nbs/engine/answers_data.ipynb #df234098
 _counts = [({'fox': 3}, .75), ({'cat': 1, 'dog': 1}, .75), ({'a': 5, 'b': 0, 'c': 1}, .5)]
@@ -163,12 +164,16 @@ def _over_all_pairs(ids, w, h, D=.75):
 
 def _after_instead(ids, w, h, D=.75): return _mixed(ids, w, h, D, _p_cont(ids[::-1], w))
 
+def _counts_the_last(ids, w, h, D=.75):
+    follow = _follow(ids, h)
+    return kneser_ney(ids, w, h, D)*(follow.total()/ids.count(h) if follow else 1)
+
 def _zero_if_new(ids, w, h, D=.75): return kneser_ney(ids, w, h, D) if _follow(ids, h) else 0.
 
 # %% ../../nbs/engine/answers_data.ipynb #5c17addf
 _twelve = [4, 3, 4, 3, 4, 3, 0, 1, 0, 2, 5, 1] # red fox red fox red fox a cat a dog the cat
 _contexts = [(_twelve, 1, 0, .75), (_twelve, 3, 4, .75), (_twelve, 3, 5, .75), (_twelve, 0, 0, .5),
-             ([1, 2, 1, 1, 3, 2, 9], 2, 9, .5)]
+             ([1, 2, 1, 1, 3, 2, 9], 2, 9, .5), (_twelve, 0, 1, .75), ([9, 1, 2, 1], 9, 1, .75)]
 
 @answer('data.kneser_ney', cases=_contexts, mistakes={
     'The shorter context has a say even if the pair was seen: always add its term.':
@@ -184,7 +189,8 @@ _contexts = [(_twelve, 1, 0, .75), (_twelve, 3, 4, .75), (_twelve, 3, 5, .75), (
     'p_cont is a share of the different pairs: this divides by all pairs.': _over_all_pairs,
     'This p_cont counts the tokens after w: count those before it.': _after_instead,
     'A context that was never followed has no counts: then the answer is p_cont(w).':
-        _zero_if_new})
+        _zero_if_new,
+    'Divide by how often h was followed: the last token of the text is not.': _counts_the_last})
 def kneser_ney(
     ids, # of a text
     w, # the token that may follow
@@ -197,7 +203,7 @@ def kneser_ney(
 # %% ../../nbs/engine/answers_data.ipynb #3c8433e7
 answer_value('data.leak', 'Q', mistakes={
     'Few stories make a poor model, and poor is honest: look for a number that is too good.': 'P',
-    'This one agrees with the table: it is a little worse than a 4-gram, and far above the floor.':
+    'This one agrees with the table: it is a little better than a 4-gram, and far above the floor.':
         'R'})
 
 # %% ../../nbs/engine/answers_data.ipynb #6da73de6
@@ -220,10 +226,10 @@ def perplexity(
 
 # %% ../../nbs/engine/answers_data.ipynb #36d96cca
 def _small_set():
-    "Arguments: forty tales, and two lengths of a block"
+    "Arguments: forty tales, and three lengths of a block"
     texts = [t.text for t in tales(40)]
     data = TokenDataset.from_texts(texts, Tokenizer.train(texts, 400))
-    return [(data, 32), (data, 50)]
+    return [(data, T) for T in (32, 50, 16)]
 
 def _rows(data, T):
     return torch.cat([get_batch(data, i, 1, T)[0] for i in range(steps_per_epoch(data, 1, T))])
@@ -233,8 +239,10 @@ def _is_eot(data, T): return _rows(data, T) == int(data.tokens[0])
 @answer('data.crossing', cases=_small_set, mistakes={
     'This is the share of tokens: count rows.':
         lambda data, T: _is_eot(data, T)[:, 1:].float().mean().item(),
-    'An end-of-text in the first place crosses nothing: the row begins with its story.':
+    'Only places 1 to T−1 of x count: not its first place, and not the last target.':
         lambda data, T: _is_eot(data, T).any(1).float().mean().item(),
+    'The last place of a row counts, too.':
+        lambda data, T: _is_eot(data, T)[:, 1:-1].any(1).float().mean().item(),
     'These are all rows without a border: the question is the share with one.':
         lambda data, T: 1 - crossing(data, T)})
 def crossing(

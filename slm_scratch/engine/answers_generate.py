@@ -137,12 +137,21 @@ answer_value('generate.patients', dict(A='memory', B='penalty', C='temperature')
 # %% ../../nbs/engine/answers_generate.ipynb #a1e88b6b
 _Z = torch.tensor([2.5, 2., 1.7, 1., .3, -.4, -.7, -1.8])
 
-@answer('generate.keep_top_a', cases=[(_Z, .2), (_Z/3, .2), (_Z, 1.), (_Z*2, .3)], mistakes={
+@answer('generate.keep_top_a', mistakes={
     'This is min-p: the bar of top-a is a times the *square* of the best probability.':
         lambda z, a: z.masked_fill(z.softmax(-1) < a*z.softmax(-1).amax(), -math.inf),
     'Compare probabilities, not logits.': lambda z, a: z.masked_fill(z < a*z.amax()**2, -math.inf),
     'Return the logits, not the probabilities.':
-        lambda z, a: z.softmax(-1).masked_fill(z.softmax(-1) < a*z.softmax(-1).amax()**2, 0.)})
+        lambda z, a: z.softmax(-1).masked_fill(z.softmax(-1) < a*z.softmax(-1).amax()**2, 0.),
+    'Logits come in any order: the best probability is the largest, not the first.':
+        lambda z, a: z.masked_fill(z.softmax(-1) < a*z.softmax(-1)[0]**2, -math.inf),
+    'Logits come in any order: after sorting, a probability belongs to another token.':
+        lambda z, a: z.masked_fill(z.sort(descending=True)[0].softmax(-1)
+                                   < a*z.softmax(-1).amax()**2, -math.inf),
+    'A probability equal to the bar stays.':
+        lambda z, a: z.masked_fill(z.softmax(-1) <= a*z.softmax(-1).amax()**2, -math.inf)},
+    cases=[(_Z, .2), (_Z/3, .2), (_Z, 1.), (_Z*2, .3), (_UNSORTED, .2),
+           (torch.tensor([0., 200.]), 1.)])
 def _keep_top_a(logits, a):
     p = logits.softmax(-1)
     return logits.masked_fill(p < a*p.amax()**2, -math.inf)
@@ -158,10 +167,16 @@ def _followers(ids, last, n):
         lambda ids, n: sorted(_followers(ids, ids[len(ids) - n + 1:], n)),
     'The beginning of a phrase has n − 1 tokens, not n.':
         lambda ids, n: sorted(set(_followers(ids, ids[-n:], n + 1))),
+    'The whole beginning must be the same, not only its last token.': lambda ids, n: sorted(
+        {ids[i + n - 1] for i in range(len(ids) - n + 1)
+         if ids[i:i + n - 1][-1:] == ids[len(ids) - n + 1:][-1:]}),
+    'The beginning must be in the same order: compare lists, not sets.': lambda ids, n: sorted(
+        {ids[i + n - 1] for i in range(len(ids) - n + 1)
+         if set(ids[i:i + n - 1]) == set(ids[len(ids) - n + 1:])}),
     'The earlier phrase may overlap the last n − 1 tokens.': lambda ids, n: sorted(
         set(_followers(ids[:len(ids) - n + 1], ids[len(ids) - n + 1:], n)))},
     cases=[([1, 2, 3, 1, 2], 3), ([1, 2, 3, 1, 4, 1], 2), ([5, 6, 5], 1), ([1, 2], 3),
-           ([7, 8, 7, 8, 7], 2), ([7, 7, 7], 3)])
+           ([7, 8, 7, 8, 7], 2), ([7, 7, 7], 3), ([1, 2, 3, 9, 2], 3), ([2, 1, 3, 1, 2], 3)])
 def _forbidden(ids, n):
     last = ids[len(ids) - n + 1:]
     starts = range(len(ids) - n + 1)

@@ -52,7 +52,8 @@ def _bytes_of(text): return [bytes([b]) for b in text.encode('utf-8')]
 
 def _word_cases():
     words = [('fox', 3), ('ox', 2), ('aaab', 5), ('a', 7), ('', 4)]
-    return [([(_bytes_of(w), n) for w, n in words],), ([],)]
+    return [([(_bytes_of(w), n) for w, n in words],), ([],),
+            ([(_bytes_of('xo'), 1), (_bytes_of('ox'), 2)],)]
 
 def _glued(words): return count_pairs([([t for parts, _ in words for t in parts], 1)])
 def _once_a_word(words):
@@ -65,6 +66,9 @@ def _once_a_word(words):
         lambda words: count_pairs([(parts, 1) for parts, _ in words]),
     'A pair never reaches from one word into the next.': _glued,
     'In `aaab` the pair `a`+`a` occurs twice: count each place.': _once_a_word,
+    'The order counts: `x`+`o` is another pair than `o`+`x`.':
+        lambda words: sum((Counter({tuple(sorted(p)): n}) for p, n in count_pairs(words).items()),
+                          Counter()),
     'A key is a pair of tokens, not the two joined.':
         lambda words: {a + b: n for (a, b), n in count_pairs(words).items()}})
 def count_pairs(words, # pairs (tokens of a word, how often it occurs)
@@ -280,11 +284,13 @@ def _cut_with(numbers):
     "A function that cuts as GPT-2 does, but for the pattern of numbers"
     return lambda text: pre_tokenize(text, GPT2_PATTERN.replace(r' ?\p{N}++', numbers))
 
-_numbers = [('in 1997',), ('12 foxes, 3.5 km',), (SENTENCE,), ("it's 7",)]
+_numbers = [('in 1997',), ('12 foxes, 3.5 km',), (SENTENCE,), ("it's 7",), ('x², 1 ½¼',)]
 
 @answer('tokenizer.cut_digits', cases=_numbers, mistakes={
     'A digit takes a space along; the space must be a piece of its own.': _cut_with(r' ?\p{N}'),
     'Digits still form groups: each must be a piece of its own.': _cut_with(r'\p{N}++'),
+    'Numbers are not only 0 to 9: `\\p{N}` means ½ and ² as well.':
+        _cut_with(r'[0-9]| ?\p{N}++'),
     'This is how GPT-2 cuts: change what its pattern says of `\\p{N}`.': pre_tokenize})
 def cut_digits(text:str, # any text
               ) -> list: # pieces
@@ -304,8 +310,10 @@ def _writing_cases():
     both, story = dict(stories=a, backwards=b), story_texts()[0]
     spelled = [byte_ranks()[bytes([c])] for c in story.encode('utf-8')]
     mine, half = a.encode(story), byte_ranks()[b'\xc3'] # half a character
-    rows = mine, b.encode(story), spelled, [*mine, half], [*mine, 10**6]
-    return [(ids, both) for ids in rows]
+    rank = {t: story_ranks()[t] for t in (b'\n', b'a', b're')}
+    other = [*mine, *(rank[t] for t in (b'\n', b'a', b're', b'\n', b'\n'))] # `are` is `ar`+`e`
+    rows = mine, b.encode(story), spelled, [*mine, half], [*mine, 10**6], other
+    return [(ids, both) for ids in rows] + [(a.encode('!!'), dict(backwards=b, stories=a))]
 
 def _who(passes): return lambda ids, ts: [name for name, t in ts.items() if passes(t, ids)]
 
@@ -317,6 +325,9 @@ def _who(passes): return lambda ids, ts: [name for name, t in ts.items() if pass
         _who(lambda t, ids: '\ufffd' not in t.decode(ids)),
     'Compare ids: the two texts are always equal.':
         _who(lambda t, ids: t.decode(t.encode(t.decode(ids))) == t.decode(ids)),
+    'The same number of ids, or the same set of them, is not enough: compare the lists.':
+        _who(lambda t, ids: len(t.encode(t.decode(ids))) == len(ids)),
+    'Several may have written them: return all the names.': lambda ids, ts: who_wrote(ids, ts)[:1],
     'Names are wanted, not tokenizers.':
         lambda ids, ts: [t for t in ts.values() if t.encode(t.decode(ids)) == list(ids)]})
 def who_wrote(ids, # of a story
@@ -326,20 +337,42 @@ def who_wrote(ids, # of a story
     return [name for name, t in tokenizers.items() if t.encode(t.decode(ids)) == list(ids)]
 
 # %% ../../nbs/engine/answers_tokenizer.ipynb #7a8227be
-def _dropout_cases(): return [(' lantern'*40, story_ranks(), p, Random(0)) for p in (0., .5, 1.)]
+class _Dice(Random):
+    "Counts its draws, and stops an answer that would never end"
+    draws = 0
+    def random(self):
+        self.draws += 1
+        if self.draws < 10**5: return super().random()
+        raise RuntimeError('it draws for ever: a piece is done if no merge is kept')
 
+def _dropout_cases():
+    ranks = story_ranks()
+    return [*((' lantern'*40, ranks, p, _Dice(0)) for p in (0., .5, 1.)),
+            (SENTENCE, ranks, 0., _Dice(0))]
+
+_SEVERAL = ('A word that occurs forty times must be cut in several ways: does `pre_tokenize` cut '
+            'the text first?')
+_MANY = 'Too many short tokens: if one merge is ignored, another may still happen.'
+_FEW = 'Too few tokens: each possible merge must be ignored with probability p.'
+_DRAWS = 'Draw with `rng.random()`: then a seed repeats the ids.'
+
+# %% ../../nbs/engine/answers_tokenizer.ipynb #ec243996
 def _dropout_problem(got, text, ranks, p, rng):
     "What is wrong with these ids, in words"
     tokens = list(ranks)
-    if b''.join(tokens[i] for i in got) != text.encode('utf-8'):
-        return 'The ids do not decode to the text.'
-    if p == 0 and got != bpe_encode(text, ranks): return 'With p=0 it must be `bpe_encode`.'
-    if p == 1 and any(len(tokens[i]) > 1 for i in got): return 'With p=1 nothing may be merged.'
-    cuts = b''.join(tokens[i] + b'|' for i in got).split(b' ')
-    if p in (0, 1): return ''
-    if len(set(cuts)) < 6: return 'A word that occurs forty times must be cut in several ways.'
-    if len(got) < 230: return ''
-    return 'Too many short tokens: if one merge is ignored, another may still happen.'
+    try: pieces = [tokens[range(len(tokens))[int(i)]] for i in got]
+    except (TypeError, ValueError, IndexError): return 'A list of ids is wanted: ranks of tokens.'
+    if b''.join(pieces) != text.encode('utf-8'): return 'The ids do not decode to the text.'
+    if p == 0 and [ranks[t] for t in pieces] != bpe_encode(text, ranks):
+        return 'With p=0 it must be `bpe_encode`.'
+    if p == 1 and any(len(t) > 1 for t in pieces): return 'With p=1 nothing may be merged.'
+    return '' if p in (0, 1) else _half_problem(pieces, rng)
+
+def _half_problem(pieces, rng):
+    "What is wrong with half of the merges ignored"
+    if len(set(b'|'.join(pieces).split(b' '))) < 6: return _SEVERAL
+    if not rng.draws: return _DRAWS
+    return _MANY if len(pieces) >= 230 else _FEW if len(pieces) <= 180 else ''
 
 # %% ../../nbs/engine/answers_tokenizer.ipynb #d64664d8
 def _dropped(piece, ranks, p, rng):
@@ -369,12 +402,15 @@ def _dropout(text, ranks, p, rng):
 answer('tokenizer.dropout_encode', cases=_dropout_cases, test=_dropout_problem, mistakes={
     'With p=0 it must be `bpe_encode`.':
         lambda text, ranks, p, rng: _dropout(text, ranks, 1 - p, rng),
-    'A word that occurs forty times must be cut in several ways.':
+    _SEVERAL:
         lambda text, ranks, p, rng: _dropout(text, ranks, float(rng.random() < p), rng),
-    'Too many short tokens: if one merge is ignored, another may still happen.':
+    _FEW: lambda text, ranks, p, rng: _dropout(text, ranks, p*p, rng),
+    _DRAWS: lambda text, ranks, p, rng: _dropout(text, ranks, p, Random(1)),
+    _MANY:
         lambda text, ranks, p, rng: [i for piece in pre_tokenize(text)
                                      for i in _give_up(piece.encode('utf-8'), ranks, p, rng)],
-    'With p=1 nothing may be merged.': lambda text, ranks, p, rng: _dropout(text, ranks, p/2, rng),
+    'With p=1 nothing may be merged.':
+        lambda text, ranks, p, rng: _dropout(text, ranks, min(p, .5), rng),
     'The ids do not decode to the text.': lambda text, ranks, p, rng: [
         i for i in bpe_encode(text, ranks) if rng.random() >= p/2 - .01]})(_dropout)
 
