@@ -110,6 +110,7 @@ PEAK_FLOPS = {'H200': 989e12, 'H100 PCIe': 756e12, 'H100': 989e12, 'A100': 312e1
 _WITHOUT_BF16 = 'V100', 'T4' # older than compute capability 8
 _OTHER_PEAKS = 'MIG', 'NVL' # in the name of a part of a card, or of one not in the table
 
+# %% ../../nbs/engine/sizes.ipynb #a63238c3
 def peak_flops(
     name:str, # of a card, such as 'NVIDIA A100-SXM4-40GB'
     dtype, # of the products
