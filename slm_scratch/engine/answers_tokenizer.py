@@ -385,6 +385,11 @@ def _dropped(piece, ranks, p, rng):
         i = min(kept, key=lambda i: ranks[unions[i]])
         parts[i:i+2] = [unions[i]]
 
+def _dropout(text, ranks, p, rng):
+    pieces = [_dropped(piece.encode('utf-8'), ranks, p, rng) for piece in pre_tokenize(text)]
+    return [ranks[t] for parts in pieces for t in parts]
+
+# %% ../../nbs/engine/answers_tokenizer.ipynb #bdd72116
 def _give_up(piece, ranks, p, rng):
     "A mistake: the first merge that is ignored ends the piece. Its ids"
     parts = [bytes([b]) for b in piece]
@@ -395,10 +400,7 @@ def _give_up(piece, ranks, p, rng):
         i = min(found, key=lambda i: ranks[unions[i]])
         parts[i:i+2] = [unions[i]]
 
-def _dropout(text, ranks, p, rng):
-    pieces = [_dropped(piece.encode('utf-8'), ranks, p, rng) for piece in pre_tokenize(text)]
-    return [ranks[t] for parts in pieces for t in parts]
-
+# %% ../../nbs/engine/answers_tokenizer.ipynb #6261008d
 answer('tokenizer.dropout_encode', cases=_dropout_cases, test=_dropout_problem, mistakes={
     'With p=0 it must be `bpe_encode`.':
         lambda text, ranks, p, rng: _dropout(text, ranks, 1 - p, rng),

@@ -25,7 +25,9 @@ from ..model import SmallLanguageModel
 def packed_weights(
     state:dict, # weights by name, floats
 ) -> dict: # matrices as int8 (N, K) with a scale (N,) beside each; vectors in float32
-    "Weights as they are stored: 'x.weight' becomes 'x.weight' and 'x.weight.scale'"
+    "'x.weight' becomes 'x.weight' and 'x.weight.scale'. ValueError for a model in int8"
+    if any(w.dtype == torch.int8 for w in state.values()):
+        raise ValueError('this model is in int8: save the model that it was made from')
     packed = {}
     for name, w in state.items():
         if w.ndim != 2: packed[name] = w.float()
@@ -48,8 +50,6 @@ def save_packed(self:SmallLanguageModel,
     about:dict=None, # lines of text to go with it: name → text
 ) -> None:
     "Write the model with one byte a weight. OSError, or ValueError for a model of other parts"
-    if any(t.dtype == torch.int8 for t in self.state_dict().values()):
-        raise ValueError('this model is in int8: save the model that it was made from')
     config = saved_config(self, 'model.save_packed')
     state = {n: w.detach().cpu() for n, w in unwrap_state_dict(self.state_dict()).items()}
     if config.tie_weights: state.pop('lm_head.weight') # it is the embedding
